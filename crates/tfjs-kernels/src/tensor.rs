@@ -1,0 +1,429 @@
+use std::{fmt, ops::Deref};
+
+use bytes::Bytes;
+use ndarray::{ArcArray, Array, ArrayViewD, Dimension, IxDyn};
+use num_complex::Complex32;
+use smallvec::SmallVec;
+use tfjs_format::DType;
+
+use crate::{KernelError, Result};
+
+/// Dimensions of a tensor, outermost first. Up to six need no allocation.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Shape(SmallVec<[usize; 6]>);
+
+impl Shape {
+    /// Number of elements; 1 for a scalar.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] when the number (times 16 bytes) does not fit the address space.
+    pub fn checked_len(&self) -> Result<usize> {
+        // A zero anywhere makes the tensor empty, whatever the other dimensions multiply to.
+        if self.0.contains(&0) {
+            return Ok(0);
+        }
+        self.0
+            .iter()
+            .try_fold(1usize, |n, &d| n.checked_mul(d))
+            .filter(|&n| n <= isize::MAX as usize / 16)
+            .ok_or_else(|| KernelError::TooLarge { shape: self.to_string() })
+    }
+
+    /// Number of elements of a tensor that exists.
+    pub fn elements(&self) -> usize {
+        self.0.iter().product()
+    }
+
+    /// Row-major strides in elements.
+    pub fn strides(&self) -> SmallVec<[usize; 6]> {
+        let mut strides: SmallVec<[usize; 6]> = SmallVec::from_elem(1, self.0.len());
+        for i in (0..self.0.len().saturating_sub(1)).rev() {
+            strides[i] = strides[i + 1] * self.0[i + 1];
+        }
+        strides
+    }
+
+    /// Adds an innermost dimension.
+    pub fn push(&mut self, dim: usize) {
+        self.0.push(dim);
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+    fn deref(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Shape {
+    fn deref_mut(&mut self) -> &mut [usize] {
+        &mut self.0
+    }
+}
+
+impl FromIterator<usize> for Shape {
+    fn from_iter<I: IntoIterator<Item = usize>>(iter: I) -> Shape {
+        Shape(iter.into_iter().collect())
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(dims: &[usize]) -> Shape {
+        Shape(SmallVec::from_slice(dims))
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(dims: [usize; N]) -> Shape {
+        Shape(SmallVec::from_slice(&dims))
+    }
+}
+
+impl From<Vec<usize>> for Shape {
+    fn from(dims: Vec<usize>) -> Shape {
+        Shape(SmallVec::from_vec(dims))
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0[..], f)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0[..], f)
+    }
+}
+
+/// A byte string: one element of a `string` tensor. Cloning shares the bytes.
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TfString(pub Bytes);
+
+impl Deref for TfString {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&str> for TfString {
+    fn from(s: &str) -> TfString {
+        TfString(Bytes::copy_from_slice(s.as_bytes()))
+    }
+}
+
+impl From<Vec<u8>> for TfString {
+    fn from(s: Vec<u8>) -> TfString {
+        TfString(Bytes::from(s))
+    }
+}
+
+impl From<String> for TfString {
+    fn from(s: String) -> TfString {
+        TfString(Bytes::from(s))
+    }
+}
+
+impl fmt::Debug for TfString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
+    }
+}
+
+/// A type that tensors hold: `f32`, `i32`, `bool`, [`TfString`] or `Complex32`.
+pub trait Element: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// The element type's name at run time.
+    const DTYPE: DType;
+    /// Wraps a typed array.
+    fn wrap(array: TensorOf<Self>) -> Tensor;
+    /// The typed array inside, if it is of this type.
+    fn unwrap_ref(tensor: &Tensor) -> Option<&TensorOf<Self>>;
+    /// The typed array inside, by value, or the tensor back.
+    fn unwrap(tensor: Tensor) -> Result<TensorOf<Self>, Tensor>;
+}
+
+/// Row-major array of one element type, contiguous from offset 0. Cloning shares the data.
+#[derive(Clone, PartialEq)]
+pub struct TensorOf<T>(ArcArray<T, IxDyn>);
+
+impl<T: Element> TensorOf<T> {
+    /// A tensor of `shape` over `data` in row-major order.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the two do not agree.
+    pub fn new(shape: impl Into<Shape>, data: Vec<T>) -> Result<TensorOf<T>> {
+        let shape = shape.into();
+        let len = data.len();
+        if shape.checked_len()? != len {
+            return Err(KernelError::Length { got: len, shape });
+        }
+        match ArcArray::from_shape_vec(IxDyn(&shape), data) {
+            Ok(a) => Ok(TensorOf(a)),
+            Err(_) => Err(KernelError::Length { got: len, shape }),
+        }
+    }
+
+    /// A tensor of `shape` filled with one value.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] when the shape does not fit in memory.
+    pub fn full(shape: impl Into<Shape>, value: T) -> Result<TensorOf<T>> {
+        let shape = shape.into();
+        let n = shape.checked_len()?;
+        TensorOf::new(shape, vec![value; n])
+    }
+
+    /// A tensor without dimensions.
+    pub fn scalar(value: T) -> TensorOf<T> {
+        TensorOf(ArcArray::from_elem(IxDyn(&[]), value))
+    }
+
+    /// The dimensions, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    /// The dimensions, as a value.
+    pub fn shape(&self) -> Shape {
+        Shape::from(self.0.shape())
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All elements in row-major order.
+    pub fn data(&self) -> &[T] {
+        // Every constructor makes a contiguous array; see the type's invariant.
+        self.0.as_slice().unwrap_or_default()
+    }
+
+    /// All elements, to be overwritten; copies first when the data is shared.
+    pub fn data_mut(&mut self) -> &mut [T] {
+        self.0.as_slice_mut().unwrap_or_default()
+    }
+
+    /// The elements in row-major order; moves the buffer out when nobody else holds it.
+    pub fn into_vec(self) -> Vec<T> {
+        let len = self.len();
+        let (v, offset) = self.0.into_owned().into_raw_vec_and_offset();
+        // An array made from a slice of a larger one keeps the larger buffer.
+        if v.len() == len { v } else { v[offset.unwrap_or(0)..][..len].to_vec() }
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the number of elements differs.
+    pub fn reshape(self, shape: impl Into<Shape>) -> Result<TensorOf<T>> {
+        let shape = shape.into();
+        let len = self.len();
+        if shape.checked_len()? != len {
+            return Err(KernelError::Length { got: len, shape });
+        }
+        match self.0.into_shape_with_order(IxDyn(&shape)) {
+            Ok(a) => Ok(TensorOf(a)),
+            Err(_) => Err(KernelError::Length { got: len, shape }),
+        }
+    }
+
+    /// An ndarray view.
+    pub fn view(&self) -> ArrayViewD<'_, T> {
+        self.0.view()
+    }
+}
+
+impl<T: Element> fmt::Debug for TensorOf<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A tensor of any of the five element types.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tensor {
+    /// `float32`
+    F32(TensorOf<f32>),
+    /// `int32`
+    I32(TensorOf<i32>),
+    /// `bool`
+    Bool(TensorOf<bool>),
+    /// `string`
+    Str(TensorOf<TfString>),
+    /// `complex64`
+    C64(TensorOf<Complex32>),
+}
+
+/// Runs the same expression on the typed array inside a tensor, whatever its type.
+#[macro_export]
+macro_rules! match_tensor {
+    ($tensor:expr, $t:ident => $body:expr) => {
+        match $tensor {
+            $crate::Tensor::F32($t) => $body,
+            $crate::Tensor::I32($t) => $body,
+            $crate::Tensor::Bool($t) => $body,
+            $crate::Tensor::Str($t) => $body,
+            $crate::Tensor::C64($t) => $body,
+        }
+    };
+}
+
+impl Tensor {
+    /// A tensor of `shape` over `data` in row-major order.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the two do not agree.
+    pub fn new<T: Element>(shape: impl Into<Shape>, data: Vec<T>) -> Result<Tensor> {
+        TensorOf::new(shape, data).map(T::wrap)
+    }
+
+    /// A tensor without dimensions.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        T::wrap(TensorOf::scalar(value))
+    }
+
+    /// A vector.
+    pub fn vector<T: Element>(data: Vec<T>) -> Tensor {
+        T::wrap(TensorOf(ArcArray::from(Array::from_vec(data).into_dyn())))
+    }
+
+    /// A tensor of default values: zeros, `false`, empty strings.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] when the shape does not fit in memory.
+    pub fn zeros(dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        Ok(match dtype {
+            DType::Float32 => Tensor::F32(TensorOf::full(shape, 0.0)?),
+            DType::Int32 => Tensor::I32(TensorOf::full(shape, 0)?),
+            DType::Bool => Tensor::Bool(TensorOf::full(shape, false)?),
+            DType::String => Tensor::Str(TensorOf::full(shape, TfString::default())?),
+            DType::Complex64 => Tensor::C64(TensorOf::full(shape, Complex32::default())?),
+        })
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Tensor::F32(_) => DType::Float32,
+            Tensor::I32(_) => DType::Int32,
+            Tensor::Bool(_) => DType::Bool,
+            Tensor::Str(_) => DType::String,
+            Tensor::C64(_) => DType::Complex64,
+        }
+    }
+
+    /// The dimensions, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        match_tensor!(self, t => t.dims())
+    }
+
+    /// The dimensions, as a value.
+    pub fn shape(&self) -> Shape {
+        Shape::from(self.dims())
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.dims().len()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match_tensor!(self, t => t.len())
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the number of elements differs.
+    pub fn reshape(self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        Ok(match self {
+            Tensor::F32(t) => Tensor::F32(t.reshape(shape)?),
+            Tensor::I32(t) => Tensor::I32(t.reshape(shape)?),
+            Tensor::Bool(t) => Tensor::Bool(t.reshape(shape)?),
+            Tensor::Str(t) => Tensor::Str(t.reshape(shape)?),
+            Tensor::C64(t) => Tensor::C64(t.reshape(shape)?),
+        })
+    }
+
+    /// The typed array inside.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] when it has another type; `what` names the operand in the message.
+    pub fn typed<T: Element>(&self, what: &'static str) -> Result<&TensorOf<T>> {
+        T::unwrap_ref(self).ok_or(KernelError::DType { what, got: self.dtype(), expected: T::DTYPE.name() })
+    }
+
+    /// The typed array inside, by value: a kernel that gets the only owner may overwrite it.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] when it has another type; `what` names the operand in the message.
+    pub fn into_typed<T: Element>(self, what: &'static str) -> Result<TensorOf<T>> {
+        T::unwrap(self).map_err(|t| KernelError::DType { what, got: t.dtype(), expected: T::DTYPE.name() })
+    }
+
+    /// An ndarray view.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] when the tensor has another type.
+    pub fn view<T: Element>(&self) -> Result<ArrayViewD<'_, T>> {
+        Ok(self.typed::<T>("the tensor")?.view())
+    }
+
+    /// All elements in row-major order.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] when the tensor has another type.
+    pub fn data<T: Element>(&self) -> Result<&[T]> {
+        Ok(self.typed::<T>("the tensor")?.data())
+    }
+}
+
+impl<T: Element, D: Dimension> From<Array<T, D>> for Tensor {
+    /// Takes the array's buffer; copies only when it is not in row-major order.
+    fn from(array: Array<T, D>) -> Tensor {
+        let array = array.into_dyn();
+        // An offset or other strides (a slice, a transpose) mean that the buffer is not the elements in order.
+        let array = if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned() };
+        T::wrap(TensorOf(array.into_shared()))
+    }
+}
+
+macro_rules! element {
+    ($($t:ty, $variant:ident, $dtype:ident;)*) => { $(
+        impl Element for $t {
+            const DTYPE: DType = DType::$dtype;
+            fn wrap(array: TensorOf<$t>) -> Tensor {
+                Tensor::$variant(array)
+            }
+            fn unwrap_ref(tensor: &Tensor) -> Option<&TensorOf<$t>> {
+                match tensor { Tensor::$variant(t) => Some(t), _ => None }
+            }
+            fn unwrap(tensor: Tensor) -> Result<TensorOf<$t>, Tensor> {
+                match tensor { Tensor::$variant(t) => Ok(t), other => Err(other) }
+            }
+        }
+        impl From<TensorOf<$t>> for Tensor {
+            fn from(array: TensorOf<$t>) -> Tensor {
+                Tensor::$variant(array)
+            }
+        }
+    )* };
+}
+element! { f32, F32, Float32; i32, I32, Int32; bool, Bool, Bool; TfString, Str, String; Complex32, C64, Complex64; }
