@@ -1,8 +1,12 @@
 //! Tensors and the arithmetic of TensorFlow ops on the CPU.
 mod error;
+mod par;
+mod simd;
 mod tensor;
 
 pub use error::KernelError;
+pub use par::Threads;
+pub use simd::Isa;
 pub use tensor::{Element, Shape, Tensor, TensorOf, TfString};
 pub use tfjs_format::DType;
 
