@@ -3,6 +3,7 @@ mod error;
 mod par;
 mod simd;
 mod tensor;
+mod vecmath;
 
 pub use error::KernelError;
 pub use par::Threads;
