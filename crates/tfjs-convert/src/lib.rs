@@ -1,1 +1,7 @@
 //! convert
+mod error;
+#[allow(unreachable_pub)]
+pub mod proto;
+pub mod source;
+
+pub use error::ConvertError;

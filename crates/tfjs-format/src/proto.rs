@@ -3,4 +3,7 @@
 //! Map fields are `BTreeMap`s, so that equal graphs encode to equal bytes; bytes fields are [`bytes::Bytes`],
 //! so that decoding from a mapped file copies no weights.
 #![allow(missing_docs, clippy::all)]
+/// The messages as `.proto` text, for readers of the text format.
+pub const GRAPH_SCHEMA: &str = include_str!("../proto/graph.proto");
+
 include!("proto/tensorflow.rs");

@@ -1,0 +1,24 @@
+//! Readers of TensorFlow's files.
+
+mod bundle;
+mod checkpoint_v1;
+mod file;
+pub mod frozen;
+mod import;
+mod ordered_code;
+mod restore;
+pub mod saved_model;
+mod schema;
+pub mod session_bundle;
+pub mod skim;
+mod slices;
+mod table;
+mod tensor;
+mod tensor_proto;
+mod text_format;
+
+pub use bundle::Bundle;
+pub use checkpoint_v1::CheckpointV1;
+pub use import::{Checkpoint, Imported, Lazy, Signature, Stored, TensorRef, Variables};
+pub use tensor::{RawData, RawTensor, TensorMeta, width};
+pub use text_format::TextError;
