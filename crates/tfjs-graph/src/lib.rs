@@ -1,1 +1,37 @@
-//! graph
+//! Runs TensorFlow.js graph models.
+//!
+//! ```text
+//! GraphDef ──import──▶ Graph ──passes──▶ Graph ──plan──▶ Plan ──▶ run
+//!  (names)             (ids)             (smaller)       (packed weights, order, lifetimes)
+//! ```
+
+mod attrs;
+mod constant;
+mod error;
+mod exec;
+mod export;
+mod fact;
+mod flow;
+mod graph;
+mod import;
+/// What an op is, and what it gets.
+pub mod op;
+pub mod ops;
+mod plan;
+mod registry;
+mod resources;
+/// What flows along edges.
+pub mod value;
+
+pub use attrs::{AttrError, Attrs, partial_shape};
+pub use constant::{Constant, LoadError};
+pub use error::{GraphError, OpError, UnsupportedOp};
+pub use fact::Fact;
+pub use graph::{Consumers, Endpoint, Function, Graph, Node, NodeId, Port, Use};
+pub use import::Constants;
+pub use op::{Cx, Effect, Flow, Op, OpDef};
+pub use plan::Plan;
+pub use registry::{Registry, builtin, output_args};
+pub use resources::Resources;
+pub use tfjs_kernels::{DType, Shape, Tensor};
+pub use value::Value;

@@ -1,0 +1,44 @@
+//! The ops, one file per family; families are those of TF.js's op lists.
+//!
+//! # How a row is written
+//!
+//! A family is a table: one [`OpDef`] per op, with the number of data inputs and a constructor that parses the
+//! attributes (see [`crate::Attrs`]) and returns the op. An attribute value that is not supported is an error there,
+//! never ignored. Most ops are closures over a tensor-level kernel, wrapped by [`crate::op::simple`]:
+//!
+//! ```text
+//! pub(super) const OPS: &[OpDef] = &[
+//!     OpDef::new("Neg", 1..=1, |_| simple(|x| one(unary::neg(x.take(0)?)), same)),
+//!     OpDef::new("Concat", 2..=ANY, |b| {
+//!         let n = b.attrs.count("N")?;
+//!         simple(move |x| { … }, move |facts| { … })
+//!     }),
+//! ];
+//! ```
+//!
+//! `x.take(i)` moves an input out, so a kernel that takes its tensor by value may overwrite it; `x.tensor(i)` looks.
+//! The second closure infers type and shape of the outputs from [`Fact`](crate::Fact)s (return an empty list when
+//! nothing is known; give `Fact::value` where it follows from shapes alone, as for `Shape`). Constant inputs need no
+//! special care there: pure ops with constant inputs are folded by running them.
+//! An op that gains from knowing constant inputs early (packed weights) is a struct that implements
+//! [`crate::Op`] with `specialize`. Ops that touch tables or random state return `Effect::Stateful` from `effect`;
+//! per-session state lives in `Cx::node_state`. Names of output arguments stand in `outputs.txt`.
+
+use crate::op::OpDef;
+
+pub(crate) mod control;
+mod hash_table;
+
+pub(crate) use control::constant as graph_const;
+
+/// All families: name and table.
+pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
+    [
+        ("control", control::OPS),
+        ("control flow V1", control::FLOW),
+        ("TensorList", control::LIST_OPS),
+        ("TensorArray", control::ARRAY_OPS),
+        ("hash_table", hash_table::OPS),
+    ]
+    .into_iter()
+}
