@@ -216,10 +216,8 @@ pub enum FormatError {
         reason: &'static str,
     },
     /// A value of one type was asked for as another.
-    #[error("`{name}` is {found}, not {wanted}")]
+    #[error("the tensor is {found}, not {wanted}")]
     WrongDType {
-        /// Weight or tensor.
-        name: String,
         /// The type it has.
         found: DType,
         /// The type asked for.

@@ -31,8 +31,12 @@ impl<'a> Place<'a> {
         Place::Index(self, index)
     }
 
+    /// The element of a list under its own name instead of its index.
     pub(crate) fn named(&'a self, kind: &'static str, name: &'a str) -> Place<'a> {
-        Place::Named(self, kind, name)
+        match self {
+            Place::Index(Place::Key(parent, _), _) => Place::Named(parent, kind, name),
+            other => Place::Named(other, kind, name),
+        }
     }
 
     pub(crate) fn wrong(&self, expected: &'static str, found: &Value) -> FormatError {
