@@ -17,6 +17,8 @@ mod import;
 /// What an op is, and what it gets.
 pub mod op;
 pub mod ops;
+/// Rewrites that keep what a graph computes.
+pub mod passes;
 mod plan;
 mod registry;
 mod resources;
