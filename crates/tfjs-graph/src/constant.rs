@@ -1,7 +1,11 @@
 use std::{fmt, sync::Arc};
 
-use tfjs_format::proto::DataType;
-use tfjs_kernels::Tensor;
+use tfjs_format::{
+    DType, FormatError, Payload, TensorBytes,
+    proto::{DataType, TensorProto},
+    runtime_tensor, tensor_shape,
+};
+use tfjs_kernels::{KernelError, Tensor, TfString};
 
 /// Why a deferred constant could not be read.
 pub type LoadError = Box<dyn std::error::Error + Send + Sync>;
@@ -38,6 +42,17 @@ impl Constant {
         load: impl Fn() -> Result<Tensor, LoadError> + Send + Sync + 'static,
     ) -> Constant {
         Constant { data_type, shape: shape.into(), source: Source::Deferred(Arc::new(load)) }
+    }
+
+    /// The value of a tensor message; it is decoded when it is needed.
+    ///
+    /// # Errors
+    /// When the shape or the type of the message is malformed.
+    pub fn from_proto(proto: &TensorProto) -> Result<Constant, FormatError> {
+        let data_type = DataType::try_from(proto.dtype).unwrap_or(DataType::DtInvalid);
+        let shape = tensor_shape(proto)?;
+        let proto = proto.clone(); // shares the payload
+        Ok(Constant::deferred(data_type, shape, move || Ok(tensor_from_bytes(&runtime_tensor(&proto)?.0)?)))
     }
 
     /// A constant computed from this one when it is needed, of the same type.
@@ -85,6 +100,28 @@ impl Constant {
             Source::Ready(t) => Ok(t.clone()),
             Source::Deferred(load) => load(),
         }
+    }
+}
+
+/// A tensor from its form on disk.
+///
+/// # Errors
+/// [`KernelError::Length`] when the bytes do not fill the shape.
+pub fn tensor_from_bytes(bytes: &TensorBytes) -> Result<Tensor, KernelError> {
+    let shape = &bytes.shape[..];
+    // The types were checked against the payload when it was read; a mismatch shows as a wrong length.
+    match (bytes.dtype, &bytes.data) {
+        (DType::Float32, _) => Tensor::new(shape, bytes.f32s().unwrap_or_default().into_owned()),
+        (DType::Int32, _) => Tensor::new(shape, bytes.i32s().unwrap_or_default().into_owned()),
+        (DType::Bool, _) => Tensor::new(shape, bytes.bools().unwrap_or_default()),
+        (DType::Complex64, _) => {
+            let pairs = bytes.complex().unwrap_or_default();
+            Tensor::new(shape, pairs.iter().map(|&[re, im]| num_complex::Complex32::new(re, im)).collect())
+        }
+        (DType::String, Payload::Strings(items)) => {
+            Tensor::new(shape, items.iter().cloned().map(TfString).collect())
+        }
+        (DType::String, Payload::Plain(_)) => Tensor::new(shape, Vec::<TfString>::new()),
     }
 }
 

@@ -5,11 +5,13 @@ use tfjs_format::proto::{
 };
 
 use crate::{
-    Attrs, Constant, Endpoint, Function, Graph, GraphError, Node, NodeId, Port, registry::output_args,
+    Attrs, Constant, Endpoint, Function, Graph, GraphError, LoadError, Node, NodeId, Port,
+    registry::output_args,
 };
 
 /// Finds the value of a constant: by its name, and by its `value` attribute when the file carries one.
-pub type Constants<'a> = dyn Fn(&str, Option<&proto::TensorProto>) -> Option<Constant> + 'a;
+pub type Constants<'a> =
+    dyn Fn(&str, Option<&proto::TensorProto>) -> Result<Option<Constant>, LoadError> + 'a;
 
 impl Graph {
     /// A graph from its message form. Endpoints are left empty: the signature decides them.
@@ -55,8 +57,12 @@ impl Function {
             args.insert(arg.name.clone(), id);
             graph.inputs.push(endpoint(&arg.name, id.into(), data_type));
         }
-        let by_name = |node: &NodeDef, value: Option<&proto::TensorProto>| {
-            constants(&format!("{function}/{}", node.name), None).or_else(|| constants(&node.name, value))
+        let by_name = |node: &NodeDef, value: Option<&proto::TensorProto>| match constants(
+            &format!("{function}/{}", node.name),
+            None,
+        )? {
+            Some(c) => Ok(Some(c)),
+            None => constants(&node.name, value),
         };
         add_nodes(&mut graph, &def.node_def, &by_name)?;
         connect(&mut graph, &def.node_def, &args, &place)?;
@@ -81,7 +87,8 @@ fn endpoint(key: &str, port: Port, data_type: DataType) -> Endpoint {
     Endpoint { key: key.to_owned(), port, data_type, shape: None, resource_id: None }
 }
 
-type NodeConstants<'a> = dyn Fn(&NodeDef, Option<&proto::TensorProto>) -> Option<Constant> + 'a;
+type NodeConstants<'a> =
+    dyn Fn(&NodeDef, Option<&proto::TensorProto>) -> Result<Option<Constant>, LoadError> + 'a;
 
 fn add_nodes(graph: &mut Graph, nodes: &[NodeDef], constants: &NodeConstants<'_>) -> Result<(), GraphError> {
     for def in nodes {
@@ -92,7 +99,8 @@ fn add_nodes(graph: &mut Graph, nodes: &[NodeDef], constants: &NodeConstants<'_>
                 Some(AttrValueKind::Tensor(t)) => Some(t),
                 _ => None,
             };
-            value = constants(def, proto.as_deref());
+            value = constants(def, proto.as_deref())
+                .map_err(|source| GraphError::Constant { node: def.name.clone(), source })?;
             if value.is_none() {
                 return Err(GraphError::MissingWeight { node: def.name.clone() });
             }

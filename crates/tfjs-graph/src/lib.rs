@@ -14,6 +14,7 @@ mod fact;
 mod flow;
 mod graph;
 mod import;
+mod model;
 /// What an op is, and what it gets.
 pub mod op;
 pub mod ops;
@@ -26,11 +27,12 @@ mod resources;
 pub mod value;
 
 pub use attrs::{AttrError, Attrs, partial_shape};
-pub use constant::{Constant, LoadError};
+pub use constant::{Constant, LoadError, tensor_from_bytes};
 pub use error::{GraphError, OpError, UnsupportedOp};
 pub use fact::Fact;
 pub use graph::{Consumers, Endpoint, Function, Graph, Node, NodeId, Port, Use};
 pub use import::Constants;
+pub use model::{GraphModel, ModelOptions, Outputs, TensorInfo};
 pub use op::{Cx, Effect, Flow, Op, OpDef};
 pub use plan::Plan;
 pub use registry::{Registry, builtin, output_args};

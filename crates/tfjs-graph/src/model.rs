@@ -1,0 +1,650 @@
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Index,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::{Map, Value as Json};
+use tfjs_format::{
+    DType, ModelJson, Signature, TensorBytes, Topology,
+    proto::{DataType, TensorProto},
+};
+use tfjs_kernels::Tensor;
+use tracing::{debug, info, warn};
+
+use crate::{
+    Constant, Cx, Endpoint, Fact, Graph, GraphError, LoadError, Node, NodeId, Plan, Port, Registry,
+    Resources, Value, exec,
+    op::{Profile, Values},
+    partial_shape,
+    passes::{self, FuseTarget},
+    plan::{Compiler, Request},
+    tensor_from_bytes,
+};
+
+/// How a model is loaded.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// The ops it may use: TensorFlow's and those of your own.
+    pub registry: Registry,
+    /// Fold and fuse before running. Off, every node of the file runs as it stands.
+    pub optimize: bool,
+}
+
+impl Default for ModelOptions {
+    fn default() -> ModelOptions {
+        ModelOptions { registry: Registry::default(), optimize: true }
+    }
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Signature key; the node's name in models without a signature.
+    pub key: String,
+    /// Tensor name, such as `dense/Softmax:0`.
+    pub name: String,
+    /// Element type, if declared.
+    pub dtype: Option<DType>,
+    /// Dimensions, if declared; `None` inside for any size.
+    pub shape: Option<Vec<Option<usize>>>,
+}
+
+/// A graph model, ready to run.
+///
+/// It is immutable and may be shared between threads; plans are made on first use and kept.
+#[derive(Debug)]
+pub struct GraphModel {
+    graph: Graph,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    /// Other names of outputs: keys of a structured output.
+    aliases: HashMap<String, usize>,
+    /// Inputs of the signature that the graph does not have any more: accepted and not used.
+    vanished: Vec<String>,
+    signature: Option<Signature>,
+    metadata: Option<Map<String, Json>>,
+    generated_by: Option<String>,
+    converted_by: Option<String>,
+    options: ModelOptions,
+    initializer: Option<Graph>,
+    initialized: Mutex<bool>,
+    resources: Resources,
+    plans: Mutex<HashMap<PlanKey, Arc<Plan>>>,
+    state: Mutex<State>,
+}
+
+type PlanKey = (Vec<Port>, Vec<Port>);
+type State = HashMap<String, Box<dyn std::any::Any + Send>>;
+
+/// The outputs of a run, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Outputs {
+    names: Vec<String>,
+    tensors: Vec<Tensor>,
+    aliases: Vec<(String, usize)>,
+}
+
+impl Outputs {
+    /// An output by signature key, or by the name it was asked for.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        let by_name = self.names.iter().position(|n| n == name);
+        let index = by_name.or_else(|| Some(self.aliases.iter().find(|(a, _)| a == name)?.1))?;
+        self.tensors.get(index)
+    }
+
+    /// All outputs in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.names.iter().map(String::as_str).zip(&self.tensors)
+    }
+
+    /// Number of outputs.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The tensors in order.
+    pub fn into_tensors(self) -> Vec<Tensor> {
+        self.tensors
+    }
+}
+
+impl Index<&str> for Outputs {
+    type Output = Tensor;
+
+    /// # Panics
+    /// When there is no output of this name; [`Outputs::get`] asks first.
+    fn index(&self, name: &str) -> &Tensor {
+        match self.get(name) {
+            Some(t) => t,
+            None => panic!("no output `{name}`; there are {:?}", self.names),
+        }
+    }
+}
+
+impl Index<usize> for Outputs {
+    type Output = Tensor;
+
+    /// # Panics
+    /// When there are not as many outputs.
+    fn index(&self, index: usize) -> &Tensor {
+        &self.tensors[index]
+    }
+}
+
+impl GraphModel {
+    /// A model from its parsed `model.json` and a way to read its weights by name.
+    ///
+    /// # Errors
+    /// When the file holds no graph, or the graph is malformed.
+    pub fn from_json(
+        model: &ModelJson,
+        weights: &dyn Fn(&str) -> Result<Option<TensorBytes>, LoadError>,
+        options: ModelOptions,
+    ) -> Result<GraphModel, GraphError> {
+        let wrong = |found, hint| GraphError::WrongKind { name: "model.json".to_owned(), found, hint };
+        let graph_json = match &model.topology {
+            Topology::Graph(g) => g,
+            Topology::Layers(_) => return Err(wrong("a layers model", "")),
+            Topology::None => return Err(wrong("weights without a graph", "")),
+        };
+        let constants = |name: &str, value: Option<&TensorProto>| constant(name, value, weights);
+        let mut graph = Graph::from_def(&graph_json.def, &constants)?;
+        let initializer =
+            model.initializer.as_ref().map(|g| Graph::from_def(&g.def, &constants)).transpose()?;
+        let signature = model.effective_signature()?;
+        let mut vanished = Vec::new();
+        match &signature {
+            Some(s) if !s.inputs.is_empty() || !s.outputs.is_empty() => {
+                vanished = apply_signature(&mut graph, s);
+                if s.inputs.is_empty() {
+                    guess_inputs(&mut graph);
+                }
+            }
+            _ => {
+                guess_inputs(&mut graph);
+                guess_outputs(&mut graph);
+            }
+        }
+        let initializer = initializer
+            .map(|mut g| {
+                if let Some(s) = &model.initializer_signature {
+                    apply_signature(&mut g, s);
+                }
+                let consumers = g.consumers();
+                g.targets = g
+                    .ids()
+                    .into_iter()
+                    .filter(|&id| consumers.of(id).is_empty() && consumers.controls_of(id).is_empty())
+                    .filter(|&id| !g.node(id).op.starts_with("Placeholder"))
+                    .collect();
+                Ok::<_, GraphError>(g)
+            })
+            .transpose()?;
+        let inputs: Vec<TensorInfo> = graph
+            .inputs
+            .iter()
+            .filter(|e| e.data_type != DataType::DtResource)
+            .map(|e| info_of(&graph, e))
+            .collect();
+        let outputs: Vec<TensorInfo> = graph.outputs.iter().map(|e| info_of(&graph, e)).collect();
+        let aliases = structured_aliases(model, &graph);
+        let this = GraphModel {
+            inputs,
+            outputs,
+            aliases,
+            vanished,
+            signature,
+            metadata: model.user_defined_metadata.clone(),
+            generated_by: model.generated_by.clone(),
+            converted_by: model.converted_by.clone(),
+            options,
+            initialized: Mutex::new(initializer.is_none()),
+            initializer,
+            resources: Resources::default(),
+            plans: Mutex::default(),
+            state: Mutex::default(),
+            graph,
+        };
+        info!(
+            nodes = this.graph.len(),
+            inputs = this.inputs.len(),
+            outputs = this.outputs.len(),
+            "graph model loaded"
+        );
+        Ok(this)
+    }
+
+    /// The inputs, in signature order.
+    pub fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    /// The outputs, in signature order.
+    pub fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    /// The signature as the file has it.
+    pub fn signature(&self) -> Option<&Signature> {
+        self.signature.as_ref()
+    }
+
+    /// `userDefinedMetadata`.
+    pub fn metadata(&self) -> Option<&Map<String, Json>> {
+        self.metadata.as_ref()
+    }
+
+    /// `generatedBy` and `convertedBy`.
+    pub fn origin(&self) -> (Option<&str>, Option<&str>) {
+        (self.generated_by.as_deref(), self.converted_by.as_deref())
+    }
+
+    /// The graph as loaded, before any pass.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Computes all outputs. Inputs are named by signature key, node or tensor name.
+    ///
+    /// # Errors
+    /// When inputs are missing, unknown or of the wrong type or shape, when ops are not supported, or when a node fails.
+    pub fn run<N: AsRef<str>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, Tensor)>,
+    ) -> Result<Outputs, GraphError> {
+        self.run_with(inputs, None, None)
+    }
+
+    /// Computes the named outputs: signature keys, nodes (`node`) or their further outputs (`node:1`), any in the graph.
+    ///
+    /// # Errors
+    /// As [`GraphModel::run`], and when an output does not exist.
+    pub fn run_for<N: AsRef<str>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, Tensor)>,
+        outputs: &[&str],
+    ) -> Result<Outputs, GraphError> {
+        self.run_with(inputs, Some(outputs), None)
+    }
+
+    /// As [`GraphModel::run`], adding the time spent in each node to `profile`.
+    ///
+    /// # Errors
+    /// As [`GraphModel::run`].
+    pub fn run_profiled<N: AsRef<str>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, Tensor)>,
+        profile: &mut Profile,
+    ) -> Result<Outputs, GraphError> {
+        self.run_with(inputs, None, Some(profile))
+    }
+
+    fn run_with<N: AsRef<str>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, Tensor)>,
+        outputs: Option<&[&str]>,
+        profile: Option<&mut Profile>,
+    ) -> Result<Outputs, GraphError> {
+        let mut feeds: Vec<(Port, Tensor)> = Vec::new();
+        for (name, tensor) in inputs {
+            if let Some(port) = self.check_input(name.as_ref(), &tensor)? {
+                if feeds.iter().any(|(p, _)| *p == port) {
+                    return Err(GraphError::InputTwice { name: name.as_ref().to_owned() });
+                }
+                feeds.push((port, tensor));
+            }
+        }
+        self.initialize()?;
+        let (names, fetches) = self.fetches(outputs)?;
+        let mut values: Vec<(Port, Value)> = feeds.into_iter().map(|(p, t)| (p, Value::Tensor(t))).collect();
+        for e in self.graph.inputs.iter().filter(|e| e.data_type == DataType::DtResource) {
+            if let Some(v) = e.resource_id.and_then(|id| self.resources.captured(id)) {
+                values.push((e.port, v));
+            }
+        }
+        values.sort_by_key(|(p, _)| *p);
+        let plan = self.plan(&values, &fetches)?;
+        // Random state is one per model; a run beside another gets its own.
+        let mut own = State::new();
+        let mut shared = self.state.try_lock().ok();
+        let state = shared.as_deref_mut().unwrap_or(&mut own);
+        let mut cx = Cx { node: "", resources: &self.resources, state, depth: 0, profile };
+        let feeds: Values = values.into_iter().map(|(_, v)| v).collect();
+        let results = exec::run(&plan, &mut cx, feeds)?;
+        let tensors = names
+            .iter()
+            .zip(results)
+            .map(|(name, value)| match value {
+                Some(Value::Tensor(t)) => Ok(t),
+                Some(other) => Err(GraphError::NotATensor { name: name.clone(), kind: other.kind() }),
+                None => Err(GraphError::DeadOutput { name: name.clone() }),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let aliases = if outputs.is_none() {
+            self.aliases.iter().map(|(a, &i)| (a.clone(), i)).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Outputs { names, tensors, aliases })
+    }
+
+    /// Where an input goes; `None` for one that the signature names and the graph does not have any more.
+    fn check_input(&self, name: &str, tensor: &Tensor) -> Result<Option<Port>, GraphError> {
+        let bare = name.strip_suffix(":0").unwrap_or(name);
+        let info = self.inputs.iter().find(|i| {
+            i.key == name || i.name == name || i.name.strip_suffix(":0") == Some(bare) || i.name == bare
+        });
+        let Some(info) = info else {
+            if self.vanished.iter().any(|v| v == name || v.strip_suffix(":0") == Some(bare)) {
+                return Ok(None);
+            }
+            // Any node may be fed: the graph is cut there.
+            return self.graph.port(name).map(Some).ok_or_else(|| GraphError::UnknownInput {
+                name: name.to_owned(),
+                known: self.inputs.iter().map(|i| i.key.clone()).collect(),
+            });
+        };
+        if let Some(expected) = info.dtype
+            && expected != tensor.dtype()
+        {
+            return Err(GraphError::InputDType {
+                name: name.to_owned(),
+                got: tensor.dtype().to_string(),
+                expected: expected.to_string(),
+            });
+        }
+        if let Some(shape) = &info.shape {
+            let fits = shape.len() == tensor.rank()
+                && shape.iter().zip(tensor.dims()).all(|(want, got)| want.is_none_or(|w| w == *got));
+            if !fits {
+                let expected = Fact { shape: Some(shape.clone()), ..Fact::default() }.to_string();
+                return Err(GraphError::InputShape {
+                    name: name.to_owned(),
+                    got: tensor.shape().to_string(),
+                    expected: expected[1..].to_owned(),
+                });
+            }
+        }
+        Ok(self.graph.port(&info.name))
+    }
+
+    fn fetches(&self, outputs: Option<&[&str]>) -> Result<(Vec<String>, Vec<Port>), GraphError> {
+        let Some(outputs) = outputs else {
+            return Ok(self.graph.outputs.iter().map(|e| (e.key.clone(), e.port)).unzip());
+        };
+        let mut names = Vec::new();
+        let mut ports = Vec::new();
+        for &name in outputs {
+            let by_key = self.graph.outputs.iter().find(|e| e.key == name).map(|e| e.port);
+            let by_alias = || self.aliases.get(name).map(|&i| self.graph.outputs[i].port);
+            let port = by_key.or_else(by_alias).or_else(|| self.graph.port(name)).ok_or_else(|| {
+                let known = self.outputs.iter().map(|o| o.key.clone()).collect();
+                GraphError::UnknownOutput { name: name.to_owned(), known }
+            })?;
+            names.push(name.to_owned());
+            ports.push(port);
+        }
+        Ok((names, ports))
+    }
+
+    /// Runs the initialiser graph, the first time.
+    fn initialize(&self) -> Result<(), GraphError> {
+        let mut done = self.initialized.lock().unwrap_or_else(PoisonError::into_inner);
+        if *done {
+            return Ok(());
+        }
+        if let Some(graph) = &self.initializer {
+            let fetches: Vec<Port> = graph.outputs.iter().map(|e| e.port).collect();
+            let compiler = Compiler::new(&self.options.registry, &graph.library);
+            let plan = compiler
+                .compile(graph, &Request { feeds: &[], fetches: &fetches, targets: &graph.targets })?;
+            let mut state = State::new();
+            let mut cx =
+                Cx { node: "", resources: &self.resources, state: &mut state, depth: 0, profile: None };
+            let values = exec::run(&plan, &mut cx, Values::new())?;
+            for (e, value) in graph.outputs.iter().zip(values) {
+                if let (Some(id), Some(value)) = (e.resource_id, value) {
+                    self.resources.capture(id, value);
+                }
+            }
+            debug!(nodes = graph.len(), "initialiser ran");
+        }
+        *done = true;
+        Ok(())
+    }
+
+    fn plan(&self, feeds: &[(Port, Value)], fetches: &[Port]) -> Result<Arc<Plan>, GraphError> {
+        let key: PlanKey = (feeds.iter().map(|(p, _)| *p).collect(), fetches.to_vec());
+        if let Some(plan) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(plan.clone());
+        }
+        let mut graph = self.graph.clone();
+        let feed_facts: Vec<(Port, Fact)> = feeds
+            .iter()
+            .map(|(port, value)| {
+                let declared = self.graph.inputs.iter().find(|e| e.port == *port);
+                let shape = declared.and_then(|e| e.shape.as_ref()).and_then(partial_shape);
+                (*port, Fact { dtype: value.as_tensor().map(Tensor::dtype), shape, value: None })
+            })
+            .collect();
+        graph.outputs = fetches
+            .iter()
+            .map(|&port| Endpoint {
+                key: String::new(),
+                port,
+                data_type: DataType::DtInvalid,
+                shape: None,
+                resource_id: None,
+            })
+            .collect();
+        let feed_ports = cut_at_feeds(&mut graph, &feed_facts);
+        if self.options.optimize {
+            optimize(&mut graph, &self.options.registry)?;
+        }
+        let feeds: Vec<(Port, Fact)> =
+            feed_ports.into_iter().zip(feed_facts).map(|(p, (_, f))| (p, f)).collect();
+        let fetches: Vec<Port> = graph.outputs.iter().map(|e| e.port).collect();
+        let compiler = Compiler::new(&self.options.registry, &graph.library);
+        let plan =
+            Arc::new(compiler.compile(&graph, &Request { feeds: &feeds, fetches: &fetches, targets: &[] })?);
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(key, plan.clone());
+        Ok(plan)
+    }
+}
+
+/// The passes that a graph goes through before it is planned.
+fn optimize(graph: &mut Graph, registry: &Registry) -> Result<(), GraphError> {
+    passes::prune(graph);
+    passes::everywhere(graph, &mut |g| {
+        passes::simplify(g)
+            + passes::fold_batch_norms(g)
+            + passes::normalize_bias_adds(g)
+            + passes::recognize_prelu(g)
+            + passes::fuse_activations(g, FuseTarget::Native)
+            + passes::fuse_prelu(g)
+    });
+    passes::dedup(graph, registry);
+    Ok(())
+}
+
+/// Makes every fed port a placeholder of its own, so that passes know that its value is not computed.
+fn cut_at_feeds(graph: &mut Graph, feeds: &[(Port, Fact)]) -> Vec<Port> {
+    let mut ports = Vec::with_capacity(feeds.len());
+    let mut cut = HashMap::new();
+    for (port, _) in feeds {
+        if graph.node(port.node).op.starts_with("Placeholder") && graph.node(port.node).inputs.is_empty() {
+            ports.push(*port);
+            continue;
+        }
+        let id = graph.add_fresh(Node::new(format!("{}/fed", graph.port_name(*port)), "Placeholder"));
+        cut.insert(*port, Port::from(id));
+        ports.push(id.into());
+    }
+    if !cut.is_empty() {
+        graph.redirect(|p| cut.get(&p).copied().unwrap_or(p));
+    }
+    // They are no outputs, but must outlive pruning.
+    graph.inputs = ports
+        .iter()
+        .zip(feeds)
+        .map(|(&port, (_, fact))| Endpoint {
+            key: String::new(),
+            port,
+            data_type: fact.dtype.map_or(DataType::DtInvalid, DType::to_proto),
+            shape: None,
+            resource_id: None,
+        })
+        .collect();
+    ports
+}
+
+/// The value of a constant: from the manifest, or from the graph itself.
+fn constant(
+    name: &str,
+    value: Option<&TensorProto>,
+    weights: &dyn Fn(&str) -> Result<Option<TensorBytes>, LoadError>,
+) -> Result<Option<Constant>, LoadError> {
+    if let Some(bytes) = weights(name)? {
+        let data_type =
+            value.and_then(|v| DataType::try_from(v.dtype).ok()).unwrap_or(bytes.dtype.to_proto());
+        return Ok(Some(Constant::new(data_type, tensor_from_bytes(&bytes)?)));
+    }
+    // A value whose data was moved to the manifest is not a value: only its shape is left.
+    match value {
+        Some(v) if has_data(v) => Ok(Some(Constant::from_proto(v)?)),
+        _ => Ok(None),
+    }
+}
+
+fn has_data(v: &TensorProto) -> bool {
+    let empty = v.tensor_shape.as_ref().is_some_and(|s| s.dim.iter().any(|d| d.size == 0));
+    empty
+        || !v.tensor_content.is_empty()
+        || !v.float_val.is_empty()
+        || !v.double_val.is_empty()
+        || !v.int_val.is_empty()
+        || !v.string_val.is_empty()
+        || !v.scomplex_val.is_empty()
+        || !v.int64_val.is_empty()
+        || !v.bool_val.is_empty()
+        || !v.dcomplex_val.is_empty()
+        || !v.half_val.is_empty()
+        || !v.uint32_val.is_empty()
+        || !v.uint64_val.is_empty()
+}
+
+/// Sets the endpoints that a signature names; returns inputs that the graph does not have.
+fn apply_signature(graph: &mut Graph, signature: &Signature) -> Vec<String> {
+    let mut vanished = Vec::new();
+    let endpoint = |graph: &Graph, key: &str, info: &tfjs_format::TensorInfo| {
+        let name = if info.name.is_empty() { key } else { &info.name };
+        let port = graph.port(name)?;
+        let data_type = info.dtype.unwrap_or(DataType::DtInvalid);
+        Some(Endpoint {
+            key: key.to_owned(),
+            port,
+            data_type,
+            shape: info.tensor_shape.clone(),
+            resource_id: info.resource_id,
+        })
+    };
+    for (key, info) in &signature.inputs {
+        match endpoint(graph, key, info) {
+            Some(mut e) => {
+                let node = graph.node(e.port.node);
+                if e.shape.is_none()
+                    && let Some(tfjs_format::proto::attr_value::Value::Shape(s)) = node.attrs.get("shape")
+                {
+                    e.shape = Some((**s).clone());
+                }
+                if e.data_type == DataType::DtInvalid {
+                    e.data_type = node.attrs.data_type("dtype").unwrap_or(DataType::DtInvalid);
+                }
+                graph.inputs.push(e);
+            }
+            None => vanished.extend([key.clone(), info.name.clone()]),
+        }
+    }
+    for (key, info) in &signature.outputs {
+        match endpoint(graph, key, info) {
+            Some(e) => graph.outputs.push(e),
+            None => {
+                warn!(key, tensor = info.name, "the signature names an output that the graph does not have")
+            }
+        }
+    }
+    vanished
+}
+
+fn guess_inputs(graph: &mut Graph) {
+    let placeholders: Vec<NodeId> =
+        graph.iter().filter(|(_, n)| n.op.starts_with("Placeholder")).map(|(id, _)| id).collect();
+    for id in placeholders {
+        let node = graph.node(id);
+        let shape = match node.attrs.get("shape") {
+            Some(tfjs_format::proto::attr_value::Value::Shape(s)) => Some((**s).clone()),
+            _ => None,
+        };
+        let data_type = node.attrs.data_type("dtype").unwrap_or(DataType::DtInvalid);
+        let key = node.name.clone();
+        graph.inputs.push(Endpoint { key, port: id.into(), data_type, shape, resource_id: None });
+    }
+}
+
+/// Every node that nobody uses.
+fn guess_outputs(graph: &mut Graph) {
+    let consumers = graph.consumers();
+    let loose = |id: NodeId, n: &Node| {
+        consumers.of(id).is_empty()
+            && consumers.controls_of(id).is_empty()
+            && n.value.is_none()
+            && !matches!(n.op.as_str(), "NoOp" | "Assert")
+            && !n.op.starts_with("Placeholder")
+    };
+    let ids: Vec<NodeId> = graph.iter().filter(|(id, n)| loose(*id, n)).map(|(id, _)| id).collect();
+    for id in ids {
+        let key = graph.node(id).name.clone();
+        let port = id.into();
+        graph.outputs.push(Endpoint {
+            key,
+            port,
+            data_type: DataType::DtInvalid,
+            shape: None,
+            resource_id: None,
+        });
+    }
+}
+
+fn info_of(graph: &Graph, e: &Endpoint) -> TensorInfo {
+    let name = format!("{}:{}", graph.node(e.port.node).name, e.port.index);
+    // Some old signatures say rank 0 where they mean "unknown"; an output's shape is a hint only.
+    let shape = e.shape.as_ref().and_then(partial_shape);
+    TensorInfo { key: e.key.clone(), name, dtype: DType::from_proto(e.data_type), shape }
+}
+
+/// Names of a structured output: its sorted keys belong to the outputs in the order of `Identity`, `Identity_1`, ….
+/// (TF.js pairs them with the signature's order, which gives wrong names when that differs.)
+fn structured_aliases(model: &ModelJson, graph: &Graph) -> HashMap<String, usize> {
+    let Some(keys) = model.structured_output_keys() else { return HashMap::new() };
+    let known: HashSet<&str> = graph.outputs.iter().map(|e| e.key.as_str()).collect();
+    if keys.len() != graph.outputs.len() || keys.iter().all(|k| known.contains(k)) {
+        return HashMap::new();
+    }
+    let rank = |name: &str| match name.strip_prefix("Identity") {
+        Some("") => Some(0),
+        Some(rest) => rest.strip_prefix('_')?.parse::<usize>().ok(),
+        None => None,
+    };
+    let mut order: Vec<(usize, usize)> = Vec::new();
+    for (i, e) in graph.outputs.iter().enumerate() {
+        order.push((rank(&graph.node(e.port.node).name).unwrap_or(i), i));
+    }
+    order.sort();
+    keys.iter().zip(order).map(|(k, (_, i))| ((*k).to_owned(), i)).collect()
+}
