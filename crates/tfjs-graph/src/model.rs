@@ -461,6 +461,7 @@ impl GraphModel {
 /// The passes that a graph goes through before it is planned.
 fn optimize(graph: &mut Graph, registry: &Registry) -> Result<(), GraphError> {
     passes::prune(graph);
+    passes::fold_constants(graph, registry)?;
     passes::everywhere(graph, &mut |g| {
         passes::simplify(g)
             + passes::fold_batch_norms(g)

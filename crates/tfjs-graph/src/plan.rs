@@ -337,12 +337,13 @@ impl<'g> Building<'g> {
             }
         };
         let controlled = self.flow && !node.controls.is_empty();
-        let mut outs = op.infer(&facts).map_err(|e| build_error(node, e))?;
+        // Inputs that cannot fit are reported when the node runs: it may lie on a branch that is never taken.
+        let mut outs = op.infer(&facts).unwrap_or_default();
         let outputs = self.used.get(&id).copied().unwrap_or(0);
         if controlled || op.flow().is_some() || op.effect() != Effect::Pure {
             outs.iter_mut().for_each(|f| f.value = None);
         } else {
-            self.fold(node, op.as_ref(), &facts, outputs, &mut outs)?;
+            self.fold(node, op.as_ref(), &facts, outputs, &mut outs);
         }
         outs.resize(outs.len().max(outputs as usize), Fact::default());
         let all_known = outputs > 0 && outs.iter().take(outputs as usize).all(|f| f.value.is_some());
@@ -362,7 +363,8 @@ impl<'g> Building<'g> {
         if all_known {
             return Ok(());
         }
-        let special = op.specialize(&facts).map_err(|e| build_error(node, e))?;
+        // As above: constants that do not fit are an error of the run.
+        let special = op.specialize(&facts).unwrap_or_default();
         self.push_step(id, node, special.unwrap_or(op), outputs);
         Ok(())
     }
@@ -408,21 +410,17 @@ impl<'g> Building<'g> {
         facts: &[Fact],
         outputs: u32,
         outs: &mut Vec<Fact>,
-    ) -> Result<(), GraphError> {
-        if facts.is_empty() && outs.is_empty() {
-            return Ok(());
+    ) {
+        let known = outs.len() >= outputs as usize && outs.iter().all(|f| f.value.is_some());
+        if known || facts.is_empty() && outs.is_empty() {
+            return;
         }
-        if outs.len() >= outputs as usize && outs.iter().all(|f| f.value.is_some()) {
-            return Ok(());
-        }
-        let Some(inputs) = facts.iter().map(|f| f.value.clone().map(Value::Tensor)).collect::<Option<_>>()
-        else {
-            return Ok(());
-        };
+        let inputs = facts.iter().map(|f| f.value.clone().map(Value::Tensor)).collect::<Option<_>>();
+        let Some(inputs) = inputs else { return };
         let size = |f: &Fact| f.full_shape().map_or(0, |s| s.elements());
         let limit = facts.iter().map(size).sum::<usize>().max(FOLD_LIMIT);
         if outs.iter().any(|f| size(f) > limit) {
-            return Ok(());
+            return;
         }
         let mut cx = Cx {
             node: &node.name,
@@ -431,13 +429,12 @@ impl<'g> Building<'g> {
             depth: 0,
             profile: None,
         };
-        let values = op.eval(&mut cx, Inputs(inputs)).map_err(|e| build_error(node, e))?;
+        let Ok(values) = op.eval(&mut cx, Inputs(inputs)) else { return };
         let tensors: Option<Vec<Fact>> =
             values.iter().map(|v| v.as_tensor().cloned().map(Fact::constant)).collect();
         if let Some(tensors) = tensors {
             *outs = tensors;
         }
-        Ok(())
     }
 
     fn finish(mut self, request: &Request<'_>) -> Result<Plan, GraphError> {
