@@ -1,12 +1,14 @@
 use std::{
     collections::{HashMap, HashSet},
     ops::Index,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use serde_json::{Map, Value as Json};
 use tfjs_format::{
-    DType, ModelJson, Signature, TensorBytes, Topology,
+    DType, ModelJson, Signature, Topology, WeightStream, Weights,
+    io::{self, LoadOptions, ModelSource},
     proto::{DataType, TensorProto},
 };
 use tfjs_kernels::Tensor;
@@ -138,13 +140,71 @@ impl Index<usize> for Outputs {
 }
 
 impl GraphModel {
-    /// A model from its parsed `model.json` and a way to read its weights by name.
+    /// Opens a model by the path of its `model.json` (or of the directory that holds it), or by its HTTP address.
+    ///
+    /// # Errors
+    /// When files are missing or malformed, hold no graph, or the graph is malformed.
+    pub fn open(location: impl AsRef<Path>) -> Result<GraphModel, GraphError> {
+        GraphModel::open_with(location, &LoadOptions::default(), ModelOptions::default())
+    }
+
+    /// Opens a model with TF.js's loader options.
+    ///
+    /// # Errors
+    /// As [`GraphModel::open`].
+    pub fn open_with(
+        location: impl AsRef<Path>,
+        load: &LoadOptions,
+        options: ModelOptions,
+    ) -> Result<GraphModel, GraphError> {
+        let source = io::open(&location.as_ref().to_string_lossy(), load)?;
+        if load.stream_weights {
+            GraphModel::load_streaming(source.as_ref(), options)
+        } else {
+            GraphModel::load(source.as_ref(), options)
+        }
+    }
+
+    /// Loads a model from anywhere. Weights stay in their (mapped) shards until a plan needs them.
+    ///
+    /// # Errors
+    /// As [`GraphModel::open`].
+    pub fn load(source: &dyn ModelSource, options: ModelOptions) -> Result<GraphModel, GraphError> {
+        let model = ModelJson::load(source)?;
+        let weights = Arc::new(Weights::open(source, &model.weights_manifest)?);
+        let constants = |name: &str| {
+            let spec = weights.spec(name)?;
+            let (weights, owned) = (weights.clone(), name.to_owned());
+            let load = move || Ok(tensor_from_bytes(&weights.get(&owned)?)?);
+            Some(Constant::deferred(spec.runtime_dtype().to_proto(), &spec.shape[..], load))
+        };
+        GraphModel::from_json(&model, &constants, options).map_err(|e| in_file(e, source))
+    }
+
+    /// Loads a model whose weights are decoded one by one while they arrive.
+    ///
+    /// # Errors
+    /// As [`GraphModel::open`].
+    pub fn load_streaming(source: &dyn ModelSource, options: ModelOptions) -> Result<GraphModel, GraphError> {
+        let model = ModelJson::load(source)?;
+        let mut weights = HashMap::new();
+        let mut stream = WeightStream::new(source, &model.weights_manifest)?;
+        while let Some((spec, bytes)) = stream.next_weight()? {
+            let tensor = tensor_from_bytes(&bytes)
+                .map_err(|e| GraphError::Constant { node: spec.name.clone(), source: e.into() })?;
+            weights.insert(spec.name.clone(), Constant::new(tensor.dtype().to_proto(), tensor));
+        }
+        GraphModel::from_json(&model, &|name| weights.get(name).cloned(), options)
+            .map_err(|e| in_file(e, source))
+    }
+
+    /// A model from its parsed `model.json` and a way to find its weights by name.
     ///
     /// # Errors
     /// When the file holds no graph, or the graph is malformed.
     pub fn from_json(
         model: &ModelJson,
-        weights: &dyn Fn(&str) -> Result<Option<TensorBytes>, LoadError>,
+        weights: &dyn Fn(&str) -> Option<Constant>,
         options: ModelOptions,
     ) -> Result<GraphModel, GraphError> {
         let wrong = |found, hint| GraphError::WrongKind { name: "model.json".to_owned(), found, hint };
@@ -509,17 +569,23 @@ fn cut_at_feeds(graph: &mut Graph, feeds: &[(Port, Fact)]) -> Vec<Port> {
 fn constant(
     name: &str,
     value: Option<&TensorProto>,
-    weights: &dyn Fn(&str) -> Result<Option<TensorBytes>, LoadError>,
+    weights: &dyn Fn(&str) -> Option<Constant>,
 ) -> Result<Option<Constant>, LoadError> {
-    if let Some(bytes) = weights(name)? {
-        let data_type =
-            value.and_then(|v| DataType::try_from(v.dtype).ok()).unwrap_or(bytes.dtype.to_proto());
-        return Ok(Some(Constant::new(data_type, tensor_from_bytes(&bytes)?)));
-    }
-    // A value whose data was moved to the manifest is not a value: only its shape is left.
-    match value {
-        Some(v) if has_data(v) => Ok(Some(Constant::from_proto(v)?)),
+    match (weights(name), value) {
+        (Some(weight), _) => Ok(Some(weight)),
+        // A value whose data was moved to the manifest is not a value: only its shape is left.
+        (None, Some(v)) if has_data(v) => Ok(Some(Constant::from_proto(v)?)),
         _ => Ok(None),
+    }
+}
+
+/// Puts the model's own name into an error.
+fn in_file(error: GraphError, source: &dyn ModelSource) -> GraphError {
+    match error {
+        GraphError::WrongKind { found, hint, .. } => {
+            GraphError::WrongKind { name: source.name(), found, hint }
+        }
+        other => other,
     }
 }
 

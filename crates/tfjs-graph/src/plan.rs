@@ -403,14 +403,7 @@ impl<'g> Building<'g> {
     }
 
     /// Computes a node whose inputs are all constant, by the op's own `eval`.
-    fn fold(
-        &mut self,
-        node: &Node,
-        op: &dyn Op,
-        facts: &[Fact],
-        outputs: u32,
-        outs: &mut Vec<Fact>,
-    ) {
+    fn fold(&mut self, node: &Node, op: &dyn Op, facts: &[Fact], outputs: u32, outs: &mut Vec<Fact>) {
         let known = outs.len() >= outputs as usize && outs.iter().all(|f| f.value.is_some());
         if known || facts.is_empty() && outs.is_empty() {
             return;

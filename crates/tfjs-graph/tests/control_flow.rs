@@ -20,7 +20,8 @@ impl std::fmt::Debug for Ints {
 
 impl Op for Ints {
     fn eval(&self, _cx: &mut Cx<'_>, inputs: Inputs) -> Result<Values, OpError> {
-        let x: Vec<i32> = (0..inputs.len()).map(|i| inputs.scalar::<i32>(i, "x")).collect::<Result<_, _>>()?;
+        let x: Vec<i32> =
+            (0..inputs.len()).map(|i| inputs.scalar::<i32>(i, "x")).collect::<Result<_, _>>()?;
         Ok(smallvec![(self.0)(&x).into()])
     }
 }
@@ -43,7 +44,8 @@ fn model(lines: &str, outputs: &[&str]) -> GraphModel {
     for line in lines.lines().map(str::trim).filter(|l| !l.is_empty()) {
         let mut words = line.split_whitespace();
         let (name, op) = (words.next().unwrap(), words.next().unwrap());
-        let inputs: Vec<&str> = words.next().map_or(Vec::new(), |w| if w == "-" { vec![] } else { w.split(',').collect() });
+        let inputs: Vec<&str> =
+            words.next().map_or(Vec::new(), |w| if w == "-" { vec![] } else { w.split(',').collect() });
         let mut attr = serde_json::Map::new();
         match op {
             "Placeholder" => {
@@ -51,7 +53,10 @@ fn model(lines: &str, outputs: &[&str]) -> GraphModel {
                 attr.insert("shape".into(), serde_json::json!({"shape": {}}));
             }
             "Enter" => {
-                attr.insert("frame_name".into(), serde_json::json!({"s": tfjs_base64(words.next().unwrap())}));
+                attr.insert(
+                    "frame_name".into(),
+                    serde_json::json!({"s": tfjs_base64(words.next().unwrap())}),
+                );
                 attr.insert("is_constant".into(), serde_json::json!({"b": words.next() == Some("const")}));
             }
             "Const" => {
@@ -74,7 +79,7 @@ fn model(lines: &str, outputs: &[&str]) -> GraphModel {
     });
     let json = ModelJson::parse(json.to_string().as_bytes()).unwrap();
     let options = ModelOptions { registry: registry(), ..ModelOptions::default() };
-    GraphModel::from_json(&json, &|_| Ok(None), options).unwrap()
+    GraphModel::from_json(&json, &|_| None, options).unwrap()
 }
 
 /// Base64 of a short ASCII text, for bytes fields.
