@@ -1,8 +1,16 @@
 //! Tensors and the arithmetic of TensorFlow ops on the CPU.
 mod error;
+pub mod image;
+mod movement;
 mod par;
+pub mod quantize;
+pub mod ragged;
 mod simd;
+pub mod slice_join;
+pub mod sparse;
+pub mod strings;
 mod tensor;
+pub mod transform;
 mod vecmath;
 
 pub use error::KernelError;

@@ -1,0 +1,107 @@
+//! `FakeQuantWithMinMaxArgs`, `…Vars`, `…VarsPerChannel`: rounding to the values that a quantized tensor holds.
+use crate::{KernelError, Result, Tensor, TensorOf};
+
+/// The grid that `min` and `max` are moved to so that zero lies on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Grid {
+    min: f32,
+    max: f32,
+    scale: f32,
+    inv_scale: f32,
+    zero: f32,
+}
+
+impl Grid {
+    fn new(min: f32, max: f32, bits: u32, narrow: bool) -> Grid {
+        let quant_min = if narrow { 1.0 } else { 0.0 };
+        let quant_max = ((1u32 << bits) - 1) as f32;
+        let scale = (max - min) / (quant_max - quant_min);
+        let from_min = quant_min - min / scale;
+        let zero_point = if from_min < quant_min {
+            quant_min
+        } else if from_min > quant_max {
+            quant_max
+        } else {
+            // Half away from zero, as `std::round`.
+            from_min.round()
+        };
+        let (min, max) = ((quant_min - zero_point) * scale, (quant_max - zero_point) * scale);
+        let inv_scale = 1.0 / scale;
+        Grid { min, max, scale, inv_scale, zero: (-min * inv_scale + 0.5).floor() }
+    }
+
+    fn round(&self, x: f32) -> f32 {
+        let clamped = if x < self.min {
+            self.min
+        } else if x > self.max {
+            self.max
+        } else {
+            x
+        };
+        ((clamped - self.min) * self.inv_scale - self.zero + 0.5).floor() * self.scale
+    }
+}
+
+fn check(bits: u32) -> Result<()> {
+    if !(2..=16).contains(&bits) {
+        return Err(KernelError::Argument { what: "num_bits", got: bits.to_string(), expected: "2 to 16" });
+    }
+    Ok(())
+}
+
+/// Rounds to the `2^bits` values between `min` and `max`, moved so that zero is one of them; `narrow` leaves
+/// the lowest out.
+///
+/// # Errors
+/// [`KernelError`] when the input is not `float32` or `bits` is not in 2 to 16.
+pub fn fake_quant(input: Tensor, min: f32, max: f32, bits: u32, narrow: bool) -> Result<Tensor> {
+    check(bits)?;
+    let mut t: TensorOf<f32> = input.into_typed("inputs")?;
+    if min == 0.0 && max == 0.0 {
+        t.data_mut().fill(0.0);
+        return Ok(Tensor::F32(t));
+    }
+    let grid = Grid::new(min, max, bits, narrow);
+    t.data_mut().iter_mut().for_each(|x| *x = grid.round(*x));
+    Ok(Tensor::F32(t))
+}
+
+/// [`fake_quant`] with a range per entry of the last dimension: `min: [d]`, `max: [d]`.
+///
+/// # Errors
+/// [`KernelError`] when types or shapes do not fit or `bits` is not in 2 to 16.
+pub fn fake_quant_per_channel(
+    input: Tensor,
+    min: &Tensor,
+    max: &Tensor,
+    bits: u32,
+    narrow: bool,
+) -> Result<Tensor> {
+    check(bits)?;
+    let mut t: TensorOf<f32> = input.into_typed("inputs")?;
+    let (min, max) = (min.typed::<f32>("min")?, max.typed::<f32>("max")?);
+    let channels = match t.dims().last() {
+        Some(&d) if min.dims() == [d] && max.dims() == [d] => d,
+        _ => {
+            return Err(KernelError::Shapes {
+                left: min.shape(),
+                right: t.shape(),
+                why: "do not go together: there is one range per entry of the last dimension",
+            });
+        }
+    };
+    let grids: Vec<Option<Grid>> = min
+        .data()
+        .iter()
+        .zip(max.data())
+        .map(|(&min, &max)| (min != 0.0 || max != 0.0).then(|| Grid::new(min, max, bits, narrow)))
+        .collect();
+    if channels > 0 {
+        for row in t.data_mut().chunks_exact_mut(channels) {
+            for (x, grid) in row.iter_mut().zip(&grids) {
+                *x = grid.map_or(0.0, |g| g.round(*x));
+            }
+        }
+    }
+    Ok(Tensor::F32(t))
+}

@@ -1,0 +1,202 @@
+//! RE2 expressions on the `regex` crate: `StaticRegexReplace`, `RegexReplace`, `RegexFullMatch`.
+use regex::bytes::{Captures, Regex, Replacer};
+
+use crate::{KernelError, Result, Tensor, TfString};
+
+/// A compiled RE2 expression.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    regex: Regex,
+    /// The same, anchored at both ends.
+    full: Regex,
+}
+
+impl Pattern {
+    /// Compiles an expression in RE2's syntax.
+    ///
+    /// # Errors
+    /// [`KernelError::Argument`] when it is not UTF-8 or not an expression.
+    pub fn new(pattern: &[u8]) -> Result<Pattern> {
+        let wrong = |why: String| KernelError::Argument {
+            what: "the pattern",
+            got: format!("{:?} ({why})", String::from_utf8_lossy(pattern)),
+            expected: "a regular expression in RE2 syntax",
+        };
+        let text = std::str::from_utf8(pattern).map_err(|e| wrong(e.to_string()))?;
+        let text = translate(text).map_err(|why| wrong(why.into()))?;
+        let regex = Regex::new(&text).map_err(|e| wrong(e.to_string()))?;
+        let full = Regex::new(&format!(r"\A(?:{text})\z")).map_err(|e| wrong(e.to_string()))?;
+        Ok(Pattern { regex, full })
+    }
+
+    /// Replaces the first match in every string, or all of them.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the input is not strings.
+    pub fn replace(&self, input: Tensor, rewrite: &Rewrite, global: bool) -> Result<Tensor> {
+        // RE2 refuses a rewrite that names a group which the expression lacks, and leaves the text as it is.
+        if rewrite.groups >= self.regex.captures_len() {
+            input.typed::<TfString>("input")?;
+            return Ok(input);
+        }
+        super::map(input, |s| {
+            let out = self.regex.replacen(s, usize::from(!global), rewrite);
+            Ok(TfString::from(out.into_owned()))
+        })
+    }
+
+    /// Whether every string as a whole matches.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the input is not strings.
+    pub fn full_match(&self, input: &Tensor) -> Result<Tensor> {
+        let t = input.typed::<TfString>("input")?;
+        Tensor::new(t.shape(), t.data().iter().map(|s| self.full.is_match(s)).collect::<Vec<bool>>())
+    }
+}
+
+/// What replaces a match: literal bytes and groups (`\0` to `\9`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    parts: Vec<Part>,
+    /// Highest group named.
+    groups: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(u8),
+    Group(usize),
+}
+
+impl Rewrite {
+    /// Parses a rewrite string.
+    ///
+    /// # Errors
+    /// [`KernelError::Argument`] when a backslash is not followed by a digit or another backslash.
+    pub fn new(rewrite: &[u8]) -> Result<Rewrite> {
+        let mut out = Rewrite::default();
+        let mut bytes = rewrite.iter();
+        while let Some(&b) = bytes.next() {
+            out.parts.push(match b {
+                b'\\' => match bytes.next() {
+                    Some(d @ b'0'..=b'9') => {
+                        let group = usize::from(d - b'0');
+                        out.groups = out.groups.max(group);
+                        Part::Group(group)
+                    }
+                    Some(b'\\') => Part::Literal(b'\\'),
+                    _ => {
+                        return Err(KernelError::Argument {
+                            what: "the rewrite",
+                            got: format!("{:?}", String::from_utf8_lossy(rewrite)),
+                            expected: "text in which a backslash comes before a digit or a backslash",
+                        });
+                    }
+                },
+                b => Part::Literal(b),
+            });
+        }
+        Ok(out)
+    }
+}
+
+impl Replacer for &Rewrite {
+    fn replace_append(&mut self, captures: &Captures<'_>, out: &mut Vec<u8>) {
+        for part in &self.parts {
+            match *part {
+                Part::Literal(b) => out.push(b),
+                Part::Group(g) => {
+                    out.extend_from_slice(captures.get(g).map_or(&[][..], |m| m.as_bytes()));
+                }
+            }
+        }
+    }
+}
+
+/// RE2's Perl classes are ASCII; the `regex` crate's are Unicode. Inside and outside of brackets:
+const CLASSES: &[(char, &str, &str)] = &[
+    ('d', "[0-9]", "0-9"),
+    ('D', "[^0-9]", "[^0-9]"),
+    ('s', r"[\t\n\x0C\r ]", r"\t\n\x0C\r "),
+    ('S', r"[^\t\n\x0C\r ]", r"[^\t\n\x0C\r ]"),
+    ('w', "[0-9A-Za-z_]", "0-9A-Za-z_"),
+    ('W', "[^0-9A-Za-z_]", "[^0-9A-Za-z_]"),
+];
+
+/// Rewrites what the two syntaxes understand differently.
+fn translate(pattern: &str) -> Result<String, &'static str> {
+    let mut out = String::with_capacity(pattern.len() + 16);
+    let mut chars = pattern.chars().peekable();
+    let mut in_class = false;
+    // A `]` right after the opening bracket is a literal.
+    let mut class_start = false;
+    while let Some(c) = chars.next() {
+        let first = std::mem::take(&mut class_start);
+        match c {
+            '\\' => match chars.next().ok_or("trailing \\")? {
+                'Q' => {
+                    while let Some(c) = chars.next() {
+                        if c == '\\' && chars.peek() == Some(&'E') {
+                            chars.next();
+                            break;
+                        }
+                        out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4])));
+                    }
+                }
+                'C' if !in_class => out.push_str("(?s-u:.)"),
+                'b' if !in_class => out.push_str(r"(?-u:\b)"),
+                'B' if !in_class => out.push_str(r"(?-u:\B)"),
+                e if CLASSES.iter().any(|c| c.0 == e) => {
+                    let class = CLASSES.iter().find(|c| c.0 == e);
+                    out.push_str(class.map_or("", |c| if in_class { c.2 } else { c.1 }));
+                }
+                '0' => {
+                    // Octal: up to two more digits.
+                    let mut value = 0;
+                    for _ in 0..2 {
+                        let Some(d) = chars.peek().and_then(|c| c.to_digit(8)) else { break };
+                        value = value * 8 + d;
+                        chars.next();
+                    }
+                    out.push_str(&format!("\\x{{{value:x}}}"));
+                }
+                e if e.is_ascii_punctuation() => out.push_str(&format!("\\x{{{:x}}}", e as u32)),
+                e @ ('<' | '>' | 'h' | 'H' | 'R' | 'u' | 'U' | 'Z') => {
+                    let _ = e;
+                    return Err("invalid escape sequence");
+                }
+                e => out.extend(['\\', e]),
+            },
+            '[' if !in_class => {
+                in_class = true;
+                class_start = true;
+                out.push('[');
+                if chars.peek() == Some(&'^') {
+                    chars.next();
+                    out.push('^');
+                }
+            }
+            '[' if chars.peek() == Some(&':') => {
+                // A POSIX class such as [:alpha:] stays; both syntaxes mean ASCII.
+                out.push('[');
+                for c in chars.by_ref() {
+                    out.push(c);
+                    if c == ']' {
+                        break;
+                    }
+                }
+            }
+            '[' => out.push_str(r"\["),
+            ']' if in_class && first => out.push_str(r"\]"),
+            ']' if in_class => {
+                in_class = false;
+                out.push(']');
+            }
+            '&' | '~' if in_class => out.extend(['\\', c]),
+            '-' if in_class && chars.peek() == Some(&'-') => out.push_str(r"\-"),
+            c => out.push(c),
+        }
+    }
+    if in_class { Err("missing ]") } else { Ok(out) }
+}

@@ -1,0 +1,215 @@
+//! `Reshape`, `ExpandDims`, `Squeeze`, `Transpose`, `BroadcastTo`, `BroadcastArgs`.
+use smallvec::SmallVec;
+
+use crate::{
+    KernelError, Result, Shape, Tensor,
+    movement::{self, Axis},
+};
+
+/// The same elements under a shape that may contain one -1.
+///
+/// # Errors
+/// As [`reshape_dims`].
+pub fn reshape(input: Tensor, shape: &[i32]) -> Result<Tensor> {
+    let shape = reshape_dims(&input.shape(), shape)?;
+    input.reshape(shape)
+}
+
+/// The shape with its -1, if any, filled in for a tensor of shape `from`.
+///
+/// # Errors
+/// [`KernelError`] for a second -1, other negative values, or a number of elements that does not fit.
+pub fn reshape_dims(from: &Shape, shape: &[i32]) -> Result<Shape> {
+    let wrong =
+        |expected| KernelError::Argument { what: "the new shape", got: format!("{shape:?}"), expected };
+    let elements = from.checked_len()?;
+    let open = shape.iter().filter(|&&d| d == -1).count();
+    if open > 1 {
+        return Err(wrong("a shape with at most one -1"));
+    }
+    if shape.iter().any(|&d| d < -1) {
+        return Err(wrong("a shape with no negative values but one -1"));
+    }
+    let known: Shape = shape.iter().map(|&d| if d == -1 { 1 } else { d as usize }).collect();
+    let known = known.checked_len()?;
+    let fits = match open {
+        0 => known == elements,
+        _ => known != 0 && elements.is_multiple_of(known),
+    };
+    if !fits {
+        let right = shape.iter().map(|&d| d.max(0) as usize).collect::<Shape>();
+        return match open {
+            0 => Err(KernelError::Shapes {
+                left: from.clone(),
+                right,
+                why: "have different numbers of elements",
+            }),
+            _ => Err(wrong("a shape whose -1 can be filled in for the number of elements")),
+        };
+    }
+    Ok(shape.iter().map(|&d| if d == -1 { elements / known } else { d as usize }).collect())
+}
+
+/// Inserts a dimension of size 1 before `axis`, in `[-rank-1, rank]`.
+///
+/// # Errors
+/// [`KernelError::Range`] when `axis` is out of range.
+pub fn expand_dims(input: Tensor, axis: i64) -> Result<Tensor> {
+    let shape = expand_dims_shape(input.dims(), axis)?;
+    input.reshape(shape)
+}
+
+/// `dims` with one more dimension, of size `one`, at `axis`.
+///
+/// # Errors
+/// [`KernelError::Range`] when `axis` is out of range.
+pub fn expand_dims_shape(dims: &[usize], axis: i64) -> Result<Shape> {
+    let axis = movement::axis(axis, dims.len() + 1)?;
+    Ok(dims[..axis].iter().copied().chain([1]).chain(dims[axis..].iter().copied()).collect())
+}
+
+/// Drops dimensions of size 1: those named, or all when none are.
+///
+/// # Errors
+/// [`KernelError`] when a named axis is out of range or its size is not 1.
+pub fn squeeze(input: Tensor, axes: &[i64]) -> Result<Tensor> {
+    let shape = squeeze_shape(input.dims(), axes)?;
+    input.reshape(shape)
+}
+
+/// Shape of [`squeeze`]'s result.
+///
+/// # Errors
+/// As [`squeeze`].
+pub fn squeeze_shape(dims: &[usize], axes: &[i64]) -> Result<Shape> {
+    let mut drop: SmallVec<[bool; 6]> = dims.iter().map(|&d| axes.is_empty() && d == 1).collect();
+    for &a in axes {
+        let axis = movement::axis(a, dims.len())?;
+        if dims[axis] != 1 {
+            return Err(KernelError::Argument {
+                what: "the size of a squeezed dimension",
+                got: dims[axis].to_string(),
+                expected: "1",
+            });
+        }
+        drop[axis] = true;
+    }
+    Ok(dims.iter().zip(drop).filter(|(_, drop)| !drop).map(|(&d, _)| d).collect())
+}
+
+/// Reorders dimensions: dimension `d` of the result is dimension `perm[d]` of the input.
+///
+/// # Errors
+/// As [`permutation`].
+pub fn transpose(input: Tensor, perm: &[i32]) -> Result<Tensor> {
+    let dims = input.shape();
+    let perm = permutation(perm, dims.len())?;
+    let shape: Shape = perm.iter().map(|&p| dims[p]).collect();
+    // Only dimensions that are not 1 decide whether elements move.
+    if perm.iter().filter(|&&p| dims[p] != 1).is_sorted() {
+        return input.reshape(shape);
+    }
+    crate::match_tensor!(&input, t => Tensor::new(shape, movement::transpose(t.data(), &dims, &perm)))
+}
+
+/// `perm` as indices, checked to be a permutation of `0..rank`; negative entries count from the end.
+///
+/// # Errors
+/// [`KernelError::Argument`] when it is not.
+pub fn permutation(perm: &[i32], rank: usize) -> Result<SmallVec<[usize; 6]>> {
+    let wrong = || KernelError::Argument {
+        what: "perm",
+        got: format!("{perm:?} for {rank} dimensions"),
+        expected: "every dimension once",
+    };
+    if perm.len() != rank {
+        return Err(wrong());
+    }
+    let mut seen: SmallVec<[bool; 6]> = SmallVec::from_elem(false, rank);
+    perm.iter()
+        .map(|&p| {
+            let p = movement::axis(p.into(), rank).map_err(|_| wrong())?;
+            if std::mem::replace(&mut seen[p], true) { Err(wrong()) } else { Ok(p) }
+        })
+        .collect()
+}
+
+/// Repeats dimensions of size 1 until the tensor has `shape`.
+///
+/// # Errors
+/// [`KernelError`] when the shapes do not go together or the result is too large.
+pub fn broadcast_to(input: Tensor, shape: &[i32]) -> Result<Tensor> {
+    let from = input.shape();
+    let wrong = |right: Shape| KernelError::Shapes {
+        left: from.clone(),
+        right,
+        why: "do not go together: the first cannot be broadcast to the second",
+    };
+    let mut to = Shape::default();
+    for (d, &s) in shape.iter().enumerate() {
+        // -1 keeps the dimension of the input, as in TensorFlow.
+        let dim = (d + from.len()).checked_sub(shape.len()).map(|i| from[i]);
+        to.push(match (s, dim) {
+            (-1, Some(dim)) => dim,
+            _ => movement::count("a dimension", s)?,
+        });
+    }
+    if to.len() < from.len() {
+        return Err(wrong(to));
+    }
+    let len = to.checked_len()?;
+    let mut dims: Shape = std::iter::repeat_n(1, to.len() - from.len()).collect();
+    from.iter().for_each(|&d| dims.push(d));
+    let mut axes = Vec::with_capacity(to.len());
+    for (&from, &to_dim) in dims.iter().zip(to.iter()) {
+        axes.push(match (from, to_dim) {
+            (f, t) if f == t => Axis::whole(t),
+            (1, t) => Axis::range(0, 0, t),
+            _ => return Err(wrong(to)),
+        });
+    }
+    if dims == to {
+        return input.reshape(to);
+    }
+    if len == 0 {
+        return Tensor::zeros(input.dtype(), to);
+    }
+    crate::match_tensor!(&input, t => Tensor::new(to, movement::gather(t.data(), &dims, &axes, &Default::default())))
+}
+
+/// The shape that two shapes broadcast to, by the usual rules (right-aligned, 1 stretches).
+///
+/// # Errors
+/// [`KernelError::Shapes`] when they cannot.
+pub fn broadcast_shapes(left: &Shape, right: &Shape) -> Result<Shape> {
+    let rank = left.len().max(right.len());
+    let dim = |s: &Shape, d: usize| (d + s.len()).checked_sub(rank).map_or(1, |i| s[i]);
+    (0..rank)
+        .map(|d| match (dim(left, d), dim(right, d)) {
+            (a, b) if a == b || b == 1 => Ok(a),
+            (1, b) => Ok(b),
+            _ => Err(KernelError::Shapes {
+                left: left.clone(),
+                right: right.clone(),
+                why: "cannot be broadcast together",
+            }),
+        })
+        .collect()
+}
+
+/// [`broadcast_shapes`] on shapes that are tensors: `s0: [r0]`, `s1: [r1]`.
+///
+/// # Errors
+/// [`KernelError`] when an input is not a vector of sizes or the shapes cannot be broadcast together.
+pub fn broadcast_args(s0: &Tensor, s1: &Tensor) -> Result<Tensor> {
+    let shape = |t: &Tensor, what| {
+        if t.rank() > 1 {
+            return Err(KernelError::Rank { what, got: t.shape(), expected: "a vector of sizes" });
+        }
+        let dims = t.typed::<i32>(what)?.data().iter().map(|&d| movement::count("a dimension", d));
+        Ok(Shape::from(dims.collect::<Result<Vec<_>>>()?))
+    };
+    let out = broadcast_shapes(&shape(s0, "s0")?, &shape(s1, "s1")?)?;
+    // Every entry came from an i32.
+    Ok(Tensor::vector(out.iter().map(|&d| d as i32).collect::<Vec<_>>()))
+}
