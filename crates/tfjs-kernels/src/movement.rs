@@ -286,10 +286,9 @@ fn transpose_tiles<T: Element>(out: &mut [T], src: &[T], axes: &[(usize, usize)]
 
 /// Calls `fill(first row, rows)` on consecutive whole rows that together are `out`, on several threads.
 pub(crate) fn rows<T: Send>(out: &mut [T], row_len: usize, fill: impl Fn(usize, &mut [T]) + Sync + Send) {
-    if row_len > 0 {
-        let chunk = (par::GRAIN / row_len).max(1) * row_len;
-        par::for_each_chunk(out, chunk, |start, part| fill(start / row_len, part));
-    }
+    // Rows of nothing are nothing to fill.
+    let Some(lines) = par::GRAIN.checked_div(row_len) else { return };
+    par::for_each_chunk(out, lines.max(1) * row_len, |start, part| fill(start / row_len, part));
 }
 
 /// A possibly negative axis as an index into `0..rank`.

@@ -13,7 +13,7 @@ pub enum RowPartition {
 }
 
 /// Splits as numbers, checked to ascend from 0 to at most `values`.
-fn splits<'a>(t: &'a Tensor, values: usize) -> Result<&'a [i32]> {
+fn splits(t: &Tensor, values: usize) -> Result<&[i32]> {
     let s = t.typed::<i32>("row splits")?;
     let data = s.data();
     let good = s.dims().len() == 1
@@ -147,10 +147,10 @@ fn ranges<T: Element + Copy + PartialOrd>(
     let zero = T::default();
     let mut rows = None;
     for t in [starts, limits, deltas] {
-        match (*t.dims(), rows) {
+        match (t.dims(), rows) {
             ([], _) => {}
-            ([n], None) => rows = Some(n),
-            ([n], Some(m)) if n == m => {}
+            (&[n], None) => rows = Some(n),
+            (&[n], Some(m)) if n == m => {}
             _ => {
                 return Err(KernelError::Argument {
                     what: "starts, limits and deltas",
@@ -170,8 +170,7 @@ fn ranges<T: Element + Copy + PartialOrd>(
         }
         let wrong_way = (delta > zero && limit < start) || (delta < zero && limit > start);
         let n = if wrong_way { 0.0 } else { size(start, limit, delta) };
-        // Also refuses NaN and infinity.
-        if !(n + values.len() as f64 <= f64::from(i32::MAX)) {
+        if n.is_nan() || n + values.len() as f64 > f64::from(i32::MAX) {
             return Err(KernelError::TooLarge { shape: format!("[{n}]") });
         }
         let mut x = start;

@@ -73,7 +73,7 @@ pub fn unpack(input: &Tensor, axis: i64) -> Result<Vec<Tensor>> {
 pub fn split(input: Tensor, count: usize, axis: i64) -> Result<Vec<Tensor>> {
     let axis = movement::axis(axis, input.rank())?;
     let dim = input.dims()[axis];
-    if count == 0 || dim % count != 0 {
+    if count == 0 || !dim.is_multiple_of(count) {
         return Err(KernelError::Argument {
             what: "the number of pieces",
             got: format!("{count} for a dimension of {dim}"),

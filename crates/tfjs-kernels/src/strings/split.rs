@@ -20,7 +20,7 @@ fn sparse(rows: Vec<Vec<&[u8]>>) -> Result<[Tensor; 3]> {
     Ok([Tensor::new([count, 2], indices)?, Tensor::vector(values), Tensor::vector(shape)])
 }
 
-fn vector<'a>(input: &'a Tensor) -> Result<&'a [TfString]> {
+fn vector(input: &Tensor) -> Result<&[TfString]> {
     let t = input.typed::<TfString>("input")?;
     if t.dims().len() != 1 {
         return Err(KernelError::Rank { what: "input", got: t.shape(), expected: "one dimension" });
