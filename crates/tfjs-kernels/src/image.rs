@@ -6,6 +6,8 @@ mod project;
 mod resize;
 mod resize_area;
 mod resize_bicubic;
+#[cfg(test)]
+mod tests;
 
 pub use color::{adjust_contrast, adjust_hue, adjust_saturation, hsv_to_rgb, rgb_to_hsv};
 pub use crop::{CropMethod, crop_and_resize};

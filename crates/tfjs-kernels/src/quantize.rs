@@ -105,3 +105,22 @@ pub fn fake_quant_per_channel(
     }
     Ok(Tensor::F32(t))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{fake_quant, fake_quant_per_channel};
+    use crate::Tensor;
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn values_land_on_the_nudged_grid() {
+        let x = Tensor::vector(vec![1.0f32, -3.0, 0.1]);
+        let t = fake_quant(x, -1.0, 1.0, 8, false).unwrap();
+        assert_eq!(t.data::<f32>().unwrap(), [1.0039216, -0.9960785, 0.10196079]);
+        let x = Tensor::new([2, 3], vec![0.1f32, -1.0, 3.0, 5.0, 0.33, 2.0]).unwrap();
+        let (min, max) = (Tensor::vector(vec![-1.0f32, -0.5, 0.0]), Tensor::vector(vec![1.0f32, 0.7, 6.0]));
+        let t = fake_quant_per_channel(x, &min, &max, 4, true).unwrap();
+        let want = [0.14285715, -0.51428574, 3.0, 1.0, 0.34285715, 2.142857];
+        assert_eq!(t.data::<f32>().unwrap(), want);
+    }
+}

@@ -58,18 +58,18 @@ fn entry(n: usize) -> Result<i32> {
 
 /// Picks rows of a ragged tensor: the nested splits and the flat values of the result.
 ///
-/// `indices` has at least one dimension; each dimension after the first adds a level of splits.
+/// Each dimension of `indices` after the first adds a level of splits; a scalar takes one away.
 ///
 /// # Errors
 /// [`KernelError`] when types do not fit, splits are malformed, or an index is out of range.
 pub fn ragged_gather(levels: &[Tensor], values: &Tensor, indices: &Tensor) -> Result<(Vec<Tensor>, Tensor)> {
     let params = nested(levels, values)?;
     let index = indices.typed::<i32>("indices")?;
-    let (Some(outermost), Some(_)) = (params.first(), index.dims().first()) else {
-        return Err(KernelError::Rank {
-            what: "indices",
-            got: index.shape(),
-            expected: "at least one dimension, for params with at least one level of splits",
+    let Some(outermost) = params.first() else {
+        return Err(KernelError::Argument {
+            what: "params_nested_splits",
+            got: "none".into(),
+            expected: "at least one level",
         });
     };
     let rows = outermost.len() - 1;
@@ -107,7 +107,8 @@ pub fn ragged_gather(levels: &[Tensor], values: &Tensor, indices: &Tensor) -> Re
         }
         Tensor::new(shape, data)?
     });
-    Ok((out.into_iter().map(Tensor::vector).collect(), values))
+    let skip = usize::from(index.dims().is_empty());
+    Ok((out.into_iter().skip(skip).map(Tensor::vector).collect(), values))
 }
 
 /// Rows of evenly spaced numbers: the row splits and the flat values. Scalars go with every row.
@@ -374,4 +375,72 @@ pub fn ragged_to_sparse(levels: &[Tensor], values: &Tensor) -> Result<[Tensor; 3
     let flat =
         if count < flat.len() { crate::slice_join::slice(flat, &[0], &[entry(count)?])? } else { flat };
     Ok([Tensor::new([count, shape.len()], index.concat())?, flat, Tensor::vector(shape)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RowPartition, ragged_gather, ragged_range, ragged_to_sparse, ragged_to_tensor};
+    use crate::Tensor;
+
+    fn ints(t: &Tensor) -> &[i32] {
+        t.data::<i32>().unwrap()
+    }
+
+    fn vector(v: &[i32]) -> Tensor {
+        Tensor::vector(v.to_vec())
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn gather_picks_whole_rows_of_all_levels() {
+        let levels = [vector(&[0, 2, 2, 3]), vector(&[0, 1, 4, 5])];
+        let values = vector(&[1, 2, 3, 4, 5]);
+        let index = Tensor::new([2, 2], vec![2, 0, 1, 2]).unwrap();
+        let (splits, values) = ragged_gather(&levels, &values, &index).unwrap();
+        assert_eq!(
+            splits.iter().map(ints).collect::<Vec<_>>(),
+            [&[0, 2, 4][..], &[0, 1, 3, 3, 4], &[0, 1, 2, 5, 6]]
+        );
+        assert_eq!(ints(&values), [5, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn ranges_stop_before_their_limit() {
+        let v = |x: [f32; 3]| Tensor::vector(x.to_vec());
+        let [splits, values] = ragged_range(&v([0., 5., 8.]), &v([3.5, 2., 8.]), &v([1., -1.5, 1.])).unwrap();
+        assert_eq!(ints(&splits), [0, 4, 6, 6]);
+        assert_eq!(values.data::<f32>().unwrap(), [0., 1., 2., 3., 5., 3.5]);
+        assert!(ragged_range(&v([0.; 3]), &v([1.; 3]), &v([0.; 3])).is_err());
+        assert!(ragged_range(&v([0.; 3]), &v([f32::INFINITY; 3]), &v([1.; 3])).is_err());
+    }
+
+    #[test]
+    fn dense_form_pads_and_cuts() {
+        let kinds = [RowPartition::FirstDimSize, RowPartition::ValueRowIds];
+        let parts = [Tensor::scalar(3), vector(&[0, 0, 0, 2])];
+        let t =
+            ragged_to_tensor(&vector(&[-1, 2]), &vector(&[1, 2, 3, 4]), Tensor::scalar(9), &parts, &kinds)
+                .unwrap();
+        assert_eq!((t.dims(), ints(&t)), (&[3, 2][..], &[1, 2, 9, 9, 4, 9][..]));
+        let values = Tensor::new([3, 2], vec![1, 2, 3, 4, 5, 6]).unwrap();
+        let splits = [vector(&[0, 1, 3, 3])];
+        let t = ragged_to_tensor(
+            &Tensor::scalar(-1),
+            &values,
+            vector(&[8, 9]),
+            &splits,
+            &[RowPartition::RowSplits],
+        )
+        .unwrap();
+        assert_eq!((t.dims(), ints(&t)), (&[3, 2, 2][..], &[1, 2, 8, 9, 3, 4, 5, 6, 8, 9, 8, 9][..]));
+    }
+
+    #[test]
+    fn sparse_form_lists_every_value() {
+        let [index, values, shape] =
+            ragged_to_sparse(&[vector(&[0, 2, 2, 3]), vector(&[0, 1, 3, 4])], &vector(&[1, 2, 3, 4]))
+                .unwrap();
+        assert_eq!(ints(&index), [0, 0, 0, 0, 1, 0, 0, 1, 1, 2, 0, 0]);
+        assert_eq!((ints(&values), ints(&shape)), (&[1, 2, 3, 4][..], &[3, 2, 2][..]));
+    }
 }

@@ -161,3 +161,32 @@ pub(super) fn flat_offsets(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BadIndices, gather, gather_nd};
+    use crate::Tensor;
+
+    fn range(shape: &[usize]) -> Tensor {
+        Tensor::new(shape, (0..shape.iter().product::<usize>() as i32).collect::<Vec<_>>()).unwrap()
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn gather_takes_batch_dimensions() {
+        let index = Tensor::new([2, 2], vec![1, 0, 2, 2]).unwrap();
+        let t = gather(&range(&[2, 3, 2]), &index, 1, 1).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[2, 2, 2][..], &[2, 3, 0, 1, 10, 11, 10, 11][..]));
+    }
+
+    #[test]
+    fn indices_out_of_range_are_errors_or_zeros() {
+        assert!(gather(&range(&[3]), &Tensor::vector(vec![3]), 0, 0).is_err());
+        assert!(gather(&range(&[3]), &Tensor::vector(vec![-1]), 0, 0).is_err());
+        assert!(gather(&range(&[3]), &Tensor::vector(vec![0]), 1, 0).is_err());
+        let index = Tensor::new([2, 1], vec![2, 5]).unwrap();
+        assert!(gather_nd(&range(&[3]), &index, BadIndices::Error).is_err());
+        let t = gather_nd(&range(&[3]), &index, BadIndices::Ignore).unwrap();
+        assert_eq!(t.data::<i32>().unwrap(), [2, 0]);
+    }
+}

@@ -411,3 +411,80 @@ pub fn roll(input: Tensor, shifts: &[i32], axes: &[i32]) -> Result<Tensor> {
         Tensor::new(dims, data)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{SliceSpec, reverse_sequence, roll, slice, strided_slice, strided_slice_update};
+    use crate::Tensor;
+
+    fn x() -> Tensor {
+        Tensor::new([3, 4], (0..12).collect::<Vec<i32>>()).unwrap()
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn a_picked_index_ignores_the_begin_mask() {
+        let spec = SliceSpec {
+            begin: vec![1, 0],
+            end: vec![2, 0],
+            strides: vec![1, -1],
+            begin_mask: 3,
+            end_mask: 2,
+            shrink_axis_mask: 1,
+            ..SliceSpec::default()
+        };
+        let t = strided_slice(x(), &spec).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[4][..], &[7, 6, 5, 4][..]));
+        assert_eq!(spec.output_dims(&[None, Some(4)]).unwrap(), [Some(4)]);
+    }
+
+    #[test]
+    fn negative_strides_clamp_at_both_ends() {
+        let spec = SliceSpec {
+            begin: vec![-1, 5],
+            end: vec![-100, 0],
+            strides: vec![-2, -2],
+            ..SliceSpec::default()
+        };
+        let t = strided_slice(x(), &spec).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[2, 2][..], &[11, 9, 3, 1][..]));
+        let back =
+            strided_slice_update(x(), &Tensor::new([2, 2], vec![-1, -2, -3, -4]).unwrap(), &spec).unwrap();
+        assert_eq!(back.data::<i32>().unwrap(), [0, -4, 2, -3, 4, 5, 6, 7, 8, -2, 10, -1]);
+    }
+
+    #[test]
+    fn new_axes_and_ellipsis_keep_their_places() {
+        let spec = SliceSpec {
+            begin: vec![0, 0, 1],
+            end: vec![0, 0, 2],
+            strides: vec![1, 1, 1],
+            new_axis_mask: 1,
+            ellipsis_mask: 2,
+            shrink_axis_mask: 4,
+            ..SliceSpec::default()
+        };
+        let t = strided_slice(x(), &spec).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[1, 3][..], &[1, 5, 9][..]));
+    }
+
+    #[test]
+    fn reverse_sequence_and_roll_agree_with_tensorflow() {
+        let t = reverse_sequence(x(), &[2, 4, 0], 1, 0).unwrap();
+        assert_eq!(t.data::<i32>().unwrap(), [1, 0, 2, 3, 7, 6, 5, 4, 8, 9, 10, 11]);
+        let t = roll(x(), &[1, -1, 6], &[0, 1, 1]).unwrap();
+        assert_eq!(t.data::<i32>().unwrap(), [11, 8, 9, 10, 3, 0, 1, 2, 7, 4, 5, 6]);
+    }
+
+    #[test]
+    fn slices_that_leave_the_tensor_are_errors() {
+        assert!(slice(x(), &[0, 0], &[4, 1]).is_err());
+        assert!(slice(x(), &[-1, 0], &[1, 1]).is_err());
+        assert!(slice(x(), &[0], &[1]).is_err());
+        let zero = SliceSpec { begin: vec![0], end: vec![1], strides: vec![0], ..SliceSpec::default() };
+        assert!(strided_slice(x(), &zero).is_err());
+        let many =
+            SliceSpec { begin: vec![0; 3], end: vec![1; 3], strides: vec![1; 3], ..SliceSpec::default() };
+        assert!(strided_slice(x(), &many).is_err());
+    }
+}

@@ -196,3 +196,34 @@ pub fn hash_bucket_fast(input: &Tensor, num_buckets: i32) -> Result<Tensor> {
 pub fn hash_bucket_strong(input: &Tensor, num_buckets: i32, key: [u64; 2]) -> Result<Tensor> {
     buckets(input, num_buckets, |s| siphash(key, s))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{hash_bucket_fast, hash_bucket_strong};
+    use crate::{Tensor, TfString};
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn fast_hash_agrees_with_tensorflow_for_every_length_class() {
+        let long = [("a", 20), ("b", 50), ("c", 64), ("d", 65), ("xyz", 50)].map(|(s, n)| s.repeat(n));
+        let short = ["", "a", "hello", "hello world!"].map(String::from);
+        let input = Tensor::vector(short.into_iter().chain(long).map(TfString::from).collect::<Vec<_>>());
+        let want = [
+            1699943623, 493484721, 441440317, 271557025, 1325441579, 1654515353, 1276964707, 959280663,
+            1854160860,
+        ];
+        assert_eq!(hash_bucket_fast(&input, i32::MAX).unwrap().data::<i32>().unwrap(), want);
+    }
+
+    #[test]
+    fn strong_hash_agrees_with_tensorflow() {
+        let input = ["", "a", "hello", "hello world!", &"b".repeat(50)].map(TfString::from);
+        let got = hash_bucket_strong(&Tensor::vector(input.to_vec()), i32::MAX, [123, 456]).unwrap();
+        assert_eq!(got.data::<i32>().unwrap(), [935507912, 1028093064, 1621747169, 1344264465, 1557584502]);
+    }
+
+    #[test]
+    fn no_buckets_is_an_error() {
+        assert!(hash_bucket_fast(&Tensor::vector(vec![TfString::from("a")]), 0).is_err());
+    }
+}

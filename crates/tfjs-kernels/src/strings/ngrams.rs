@@ -99,3 +99,47 @@ pub fn string_ngrams(data: &Tensor, splits: &Tensor, attrs: &NGrams) -> Result<[
     }
     Ok([Tensor::vector(ngrams), Tensor::vector(out_splits)])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{NGrams, string_ngrams};
+    use crate::{Tensor, TfString};
+
+    fn run(widths: &[usize], pad_width: Option<usize>, preserve: bool) -> (String, Vec<i32>) {
+        let data = Tensor::vector(["a", "b", "c", "d"].map(TfString::from).to_vec());
+        let attrs = NGrams {
+            separator: b"|".to_vec(),
+            widths: widths.to_vec(),
+            left_pad: b"L".to_vec(),
+            right_pad: b"R".to_vec(),
+            pad_width,
+            preserve_short_sequences: preserve,
+        };
+        let [grams, splits] = string_ngrams(&data, &Tensor::vector(vec![0, 3, 3, 4]), &attrs).unwrap();
+        let grams: Vec<_> = grams
+            .data::<TfString>()
+            .unwrap()
+            .iter()
+            .map(|s| String::from_utf8_lossy(s).into_owned())
+            .collect();
+        (grams.join(" "), splits.data::<i32>().unwrap().to_vec())
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn ngrams_agree_with_tensorflow() {
+        let want = "L|a a|b b|c c|R L|a|b a|b|c b|c|R L|R L|d d|R L|d|R";
+        assert_eq!(run(&[2, 3], Some(1), true), (want.into(), vec![0, 7, 8, 11]));
+        assert_eq!(run(&[4], Some(1), true), ("L|a|b|c a|b|c|R L|d|R".into(), vec![0, 2, 2, 3]));
+        let want = "L|L|a L|a|b a|b|c b|c|R c|R|R L|L|R L|R|R L|L|d L|d|R d|R|R";
+        assert_eq!(run(&[3], None, false), (want.into(), vec![0, 5, 7, 10]));
+    }
+
+    #[test]
+    fn splits_must_cover_the_tokens() {
+        let data = Tensor::vector(vec![TfString::from("a")]);
+        for splits in [vec![1], vec![0], vec![0, 2], vec![0, 1, 0], vec![-1, 1]] {
+            assert!(string_ngrams(&data, &Tensor::vector(splits), &NGrams::default()).is_err());
+        }
+    }
+}

@@ -158,3 +158,69 @@ pub fn string_to_number(input: &Tensor, dtype: DType) -> Result<Tensor> {
         other => Err(KernelError::DType { what: "the output", got: other, expected: "float32 or int32" }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{NumberFormat, NumberStyle, as_string, string_to_number};
+    use crate::{DType, Tensor, TfString};
+
+    fn text(t: &Tensor) -> Vec<String> {
+        t.data::<TfString>().unwrap().iter().map(|s| String::from_utf8_lossy(s).into_owned()).collect()
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn floats_are_written_as_printf_writes_them() {
+        let x = Tensor::vector(vec![1.5f32, -2.25e10, 1e-7, f32::NAN, f32::NEG_INFINITY]);
+        let plain = NumberFormat::default();
+        let cases: [(NumberFormat, [&str; 5]); 6] = [
+            (plain.clone(), ["1.500000", "-22499999744.000000", "0.000000", "nan", "-inf"]),
+            (
+                NumberFormat { style: NumberStyle::Shortest, ..plain.clone() },
+                ["1.5", "-2.25e+10", "1e-07", "nan", "-inf"],
+            ),
+            (
+                NumberFormat { style: NumberStyle::Scientific, ..plain.clone() },
+                ["1.500000e+00", "-2.250000e+10", "1.000000e-07", "nan", "-inf"],
+            ),
+            (
+                NumberFormat { precision: Some(3), width: 10, fill: Some(b'0'), ..plain.clone() },
+                ["000001.500", "-22499999744.000", "000000.000", "       nan", "      -inf"],
+            ),
+            (
+                NumberFormat { width: 12, fill: Some(b'-'), ..plain.clone() },
+                ["1.500000    ", "-22499999744.000000", "0.000000    ", "nan         ", "-inf        "],
+            ),
+            (
+                NumberFormat { precision: Some(0), style: NumberStyle::Shortest, ..plain },
+                ["2", "-2e+10", "1e-07", "nan", "-inf"],
+            ),
+        ];
+        for (format, want) in cases {
+            assert_eq!(text(&as_string(&x, &format).unwrap()), want, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn integers_are_padded_as_printf_pads_them() {
+        let x = Tensor::vector(vec![5, -42]);
+        for (fill, want) in [
+            (Some(b'0'), ["000005", "-00042"]),
+            (Some(b'-'), ["5     ", "-42   "]),
+            (None, ["     5", "   -42"]),
+        ] {
+            let got = as_string(&x, &NumberFormat { width: 6, fill, ..NumberFormat::default() }).unwrap();
+            assert_eq!(text(&got), want);
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_number_is_refused() {
+        let read = |s: &str, d| string_to_number(&Tensor::vector(vec![TfString::from(s)]), d);
+        assert_eq!(read(" 1.5 ", DType::Float32).unwrap().data::<f32>().unwrap(), [1.5]);
+        assert_eq!(read("+3", DType::Int32).unwrap().data::<i32>().unwrap(), [3]);
+        assert!(read("1.5f", DType::Float32).is_err());
+        assert!(read("", DType::Float32).is_err());
+        assert!(read("99999999999", DType::Int32).is_err());
+    }
+}

@@ -70,34 +70,34 @@ enum Part {
 }
 
 impl Rewrite {
-    /// Parses a rewrite string.
-    ///
-    /// # Errors
-    /// [`KernelError::Argument`] when a backslash is not followed by a digit or another backslash.
-    pub fn new(rewrite: &[u8]) -> Result<Rewrite> {
+    /// Parses a rewrite string. As in RE2 it ends at a backslash that comes before neither a digit nor another
+    /// backslash.
+    pub fn new(rewrite: &[u8]) -> Rewrite {
         let mut out = Rewrite::default();
+        let mut open = true;
         let mut bytes = rewrite.iter();
         while let Some(&b) = bytes.next() {
-            out.parts.push(match b {
+            let part = match b {
                 b'\\' => match bytes.next() {
                     Some(d @ b'0'..=b'9') => {
                         let group = usize::from(d - b'0');
+                        // Counts even where nothing is written any more.
                         out.groups = out.groups.max(group);
                         Part::Group(group)
                     }
                     Some(b'\\') => Part::Literal(b'\\'),
                     _ => {
-                        return Err(KernelError::Argument {
-                            what: "the rewrite",
-                            got: format!("{:?}", String::from_utf8_lossy(rewrite)),
-                            expected: "text in which a backslash comes before a digit or a backslash",
-                        });
+                        open = false;
+                        continue;
                     }
                 },
                 b => Part::Literal(b),
-            });
+            };
+            if open {
+                out.parts.push(part);
+            }
         }
-        Ok(out)
+        out
     }
 }
 
@@ -151,9 +151,12 @@ fn translate(pattern: &str) -> Result<String, &'static str> {
                     let class = CLASSES.iter().find(|c| c.0 == e);
                     out.push_str(class.map_or("", |c| if in_class { c.2 } else { c.1 }));
                 }
-                '0' => {
-                    // Octal: up to two more digits.
-                    let mut value = 0;
+                e @ '0'..='7' => {
+                    // Octal: up to two more digits. A single digit other than 0 would be a backreference.
+                    if e != '0' && !chars.peek().is_some_and(|c| c.is_digit(8)) {
+                        return Err("invalid escape sequence");
+                    }
+                    let mut value = e.to_digit(8).unwrap_or(0);
                     for _ in 0..2 {
                         let Some(d) = chars.peek().and_then(|c| c.to_digit(8)) else { break };
                         value = value * 8 + d;
@@ -199,4 +202,54 @@ fn translate(pattern: &str) -> Result<String, &'static str> {
         }
     }
     if in_class { Err("missing ]") } else { Ok(out) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pattern, Rewrite};
+    use crate::{Tensor, TfString};
+
+    fn replace(pattern: &str, rewrite: &str, text: &str, global: bool) -> String {
+        let input = Tensor::vector(vec![TfString::from(text)]);
+        let out = Pattern::new(pattern.as_bytes())
+            .and_then(|p| p.replace(input, &Rewrite::new(rewrite.as_bytes()), global))
+            .unwrap();
+        String::from_utf8(out.data::<TfString>().unwrap()[0].to_vec()).unwrap()
+    }
+
+    // Values from TensorFlow 2.19: pattern, rewrite, text, result for all matches, result for the first.
+    #[test]
+    fn expressions_mean_what_they_mean_in_re2() {
+        for (pattern, rewrite, text, all, first) in [
+            ("a*", "-", "baac", "-b-c-", "-baac"),
+            (r"(\w+) (\w+)", r"\2 \1", "hello wörld ok", "w helloöok rld", "w helloörld ok"),
+            (r"[\d\s]+", "_", "a1 2\u{b}3", "a_\u{b}_", "a_\u{b}3"),
+            ("[[a]", "!", "x[a]", "x!!]", "x!a]"),
+            (r"\bfoo\b", "#", "föfoo foo", "fö# #", "fö# foo"),
+            ("x", r"\1", "axb", "axb", "axb"),
+            ("x", r"q\zq", "axb", "aqb", "aqb"),
+            ("[&&a]", "!", "a&b", "!!b", "!&b"),
+            (r"\Qa.b\E+", "!", "a.bbb axb", "! axb", "! axb"),
+            ("[^-a]", "!", "-ab", "-a!", "-a!"),
+            (r"\pL", "L", "é1", "L1", "L1"),
+            (r"\x{e9}|\141", "!", "éa", "!!", "!a"),
+            ("[]a]", "!", "]a", "!!", "!a"),
+            (r"\_\-\/", "!", "_-/", "!", "!"),
+            ("a{2,}?", "!", "aaaa", "!!", "!aa"),
+            ("$", "!", "ab\n", "ab\n!", "ab\n!"),
+            ("[[:word:]]", "!", "aé", "!é", "!é"),
+            (r"\D", "x", "1é2", "1x2", "1x2"),
+        ] {
+            assert_eq!(replace(pattern, rewrite, text, true), all, "{pattern}");
+            assert_eq!(replace(pattern, rewrite, text, false), first, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn malformed_expressions_are_errors() {
+        for pattern in ["(", "[a", r"a\", r"(a)\1", "a{9999999}", r"\<a"] {
+            assert!(Pattern::new(pattern.as_bytes()).is_err() == (pattern != r"\<a"), "{pattern}");
+        }
+        assert!(Pattern::new(&[0xff]).is_err());
+    }
 }

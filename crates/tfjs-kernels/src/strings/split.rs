@@ -38,6 +38,10 @@ pub fn string_split(input: &Tensor, delimiter: &[u8], skip_empty: bool) -> Resul
             return (0..s.len()).map(|i| (i, i + 1)).collect();
         }
         let mut tokens = Vec::new();
+        // Nothing has no token, not even an empty one.
+        if s.is_empty() {
+            return tokens;
+        }
         let mut start = 0;
         for end in 0..=s.len() {
             if end == s.len() || delimiter.contains(&s[end]) {
@@ -58,7 +62,9 @@ pub fn string_split(input: &Tensor, delimiter: &[u8], skip_empty: bool) -> Resul
 }
 
 /// Splits as Python's `str.split`: at every occurrence of `separator`, or at runs of white space when it is
-/// empty; at most `max_split` times when that is not negative.
+/// empty; at most `max_split` times when that is positive, and not at all when it is 0.
+///
+/// As in TensorFlow, after `max_split` words the rest is a token even if it is empty.
 ///
 /// # Errors
 /// [`KernelError`] when the input is not a vector of strings.
@@ -67,7 +73,11 @@ pub fn string_split_v2(input: &Tensor, separator: &[u8], max_split: i64) -> Resu
     sparse(
         vector(input)?
             .iter()
-            .map(|s| if separator.is_empty() { words(s, limit) } else { pieces(s, separator, limit) })
+            .map(|s| match separator {
+                _ if limit == 0 => vec![&s[..]],
+                [] => words(s, limit),
+                _ => pieces(s, separator, limit),
+            })
             .collect(),
     )
 }
@@ -78,18 +88,20 @@ pub(super) fn is_space(c: &u8) -> bool {
 }
 
 fn words(s: &[u8], limit: usize) -> Vec<&[u8]> {
+    let skip = |s: &[u8]| s.iter().position(|c| !is_space(c)).unwrap_or(s.len());
     let mut tokens = Vec::new();
-    let mut rest = s;
-    loop {
-        let start = rest.iter().position(|c| !is_space(c)).unwrap_or(rest.len());
-        rest = &rest[start..];
-        if rest.is_empty() {
-            return tokens;
-        }
-        let end = rest.iter().position(is_space).filter(|_| tokens.len() < limit).unwrap_or(rest.len());
+    let mut rest = &s[skip(s)..];
+    while !rest.is_empty() {
+        let end = rest.iter().position(is_space).unwrap_or(rest.len());
         tokens.push(&rest[..end]);
         rest = &rest[end..];
+        rest = &rest[skip(rest)..];
+        if tokens.len() == limit {
+            tokens.push(rest);
+            break;
+        }
     }
+    tokens
 }
 
 fn pieces<'a>(s: &'a [u8], separator: &[u8], limit: usize) -> Vec<&'a [u8]> {
@@ -102,4 +114,52 @@ fn pieces<'a>(s: &'a [u8], separator: &[u8], limit: usize) -> Vec<&'a [u8]> {
     }
     tokens.push(rest);
     tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{string_split, string_split_v2};
+    use crate::{Tensor, TfString};
+
+    fn tokens(result: [Tensor; 3]) -> (Vec<String>, Vec<i32>) {
+        let [_, values, shape] = result;
+        let values =
+            values.data::<TfString>().unwrap().iter().map(|s| String::from_utf8_lossy(s).into_owned());
+        (values.collect(), shape.data::<i32>().unwrap().to_vec())
+    }
+
+    fn words(of: &[&str]) -> Tensor {
+        Tensor::vector(of.iter().map(|&s| TfString::from(s)).collect::<Vec<_>>())
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn version_1_splits_at_any_byte_of_the_delimiter() {
+        let input = words(&["a b  c", "", " x", "abc"]);
+        let (values, shape) = tokens(string_split(&input, b" ", true).unwrap());
+        assert_eq!((values.join(","), shape), ("a,b,c,x,abc".into(), vec![4, 3]));
+        let (values, shape) = tokens(string_split(&input, b" ", false).unwrap());
+        assert_eq!((values.join(","), shape), ("a,b,,c,,x,abc".into(), vec![4, 4]));
+        let (values, _) = tokens(string_split(&words(&["a-b,c"]), b"-,", true).unwrap());
+        assert_eq!(values, ["a", "b", "c"]);
+        let (values, shape) = tokens(string_split(&words(&["abc", ""]), b"", true).unwrap());
+        assert_eq!((values.join(","), shape), ("a,b,c".into(), vec![2, 3]));
+    }
+
+    #[test]
+    fn version_2_splits_as_python_does_with_tensorflows_exceptions() {
+        let input = words(&["  a b  c ", "a,b,,c", "", "xabyab"]);
+        for (separator, max, want, columns) in [
+            ("", -1, "a;b;c;a,b,,c;xabyab", 3),
+            ("", 1, "a;b  c ;a,b,,c;;xabyab;", 2),
+            (",", -1, "  a b  c ;a;b;;c;;xabyab", 4),
+            (",", 1, "  a b  c ;a;b,,c;;xabyab", 2),
+            (",", 0, "  a b  c ;a,b,,c;;xabyab", 1),
+            ("", 0, "  a b  c ;a,b,,c;;xabyab", 1),
+            ("ab", -1, "  a b  c ;a,b,,c;;x;y;", 3),
+        ] {
+            let (values, shape) = tokens(string_split_v2(&input, separator.as_bytes(), max).unwrap());
+            assert_eq!((values.join(";"), shape), (want.into(), vec![4, columns]), "{separator} {max}");
+        }
+    }
 }

@@ -126,3 +126,23 @@ pub fn mirror_pad(input: Tensor, paddings: &Tensor, mode: MirrorMode) -> Result<
     }
     crate::match_tensor!(&input, t => Tensor::new(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MirrorMode, mirror_pad};
+    use crate::Tensor;
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn mirrors_with_and_without_the_border() {
+        let x = || Tensor::new([2, 3], vec![1, 2, 3, 4, 5, 6]).unwrap();
+        let pad = |v: [i32; 4]| Tensor::new([2, 2], v.to_vec()).unwrap();
+        let t = mirror_pad(x(), &pad([1, 1, 2, 1]), MirrorMode::Reflect).unwrap();
+        let (a, b) = ([6, 5, 4, 5, 6, 5], [3, 2, 1, 2, 3, 2]);
+        assert_eq!(t.data::<i32>().unwrap(), [a, b, a, b].concat());
+        let t = mirror_pad(x(), &pad([1, 0, 1, 3]), MirrorMode::Symmetric).unwrap();
+        let (a, b) = ([1, 1, 2, 3, 3, 2, 1], [4, 4, 5, 6, 6, 5, 4]);
+        assert_eq!(t.data::<i32>().unwrap(), [a, a, b].concat());
+        assert!(mirror_pad(x(), &pad([2, 0, 0, 0]), MirrorMode::Reflect).is_err());
+    }
+}

@@ -146,13 +146,8 @@ pub fn broadcast_to(input: Tensor, shape: &[i32]) -> Result<Tensor> {
         why: "do not go together: the first cannot be broadcast to the second",
     };
     let mut to = Shape::default();
-    for (d, &s) in shape.iter().enumerate() {
-        // -1 keeps the dimension of the input, as in TensorFlow.
-        let dim = (d + from.len()).checked_sub(shape.len()).map(|i| from[i]);
-        to.push(match (s, dim) {
-            (-1, Some(dim)) => dim,
-            _ => movement::count("a dimension", s)?,
-        });
+    for &s in shape {
+        to.push(movement::count("a dimension", s)?);
     }
     if to.len() < from.len() {
         return Err(wrong(to));

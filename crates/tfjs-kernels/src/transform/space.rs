@@ -219,3 +219,34 @@ fn four(input: &Tensor, block: usize, format: SpaceFormat) -> Result<[usize; 4]>
 fn permuted(input: Tensor, cut: Shape, perm: &[usize], shape: Shape) -> Result<Tensor> {
     crate::match_tensor!(&input, t => Tensor::new(shape, movement::transpose(t.data(), &cut, perm)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{SpaceFormat, batch_to_space, depth_to_space, space_to_batch, space_to_depth};
+    use crate::Tensor;
+
+    fn range(shape: [usize; 4]) -> Tensor {
+        Tensor::new(shape, (0..shape.iter().product::<usize>() as i32).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn pairs(v: [i32; 4]) -> Tensor {
+        Tensor::new([2, 2], v.to_vec()).unwrap()
+    }
+
+    // Values from TensorFlow 2.19.
+    #[test]
+    fn blocks_move_between_space_and_batch() {
+        let t = space_to_batch(range([1, 2, 3, 1]), &[2, 2], &pairs([0, 0, 0, 1])).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[4, 1, 2, 1][..], &[0, 2, 1, 0, 3, 5, 4, 0][..]));
+        let t = batch_to_space(range([4, 1, 2, 1]), &[2, 2], &pairs([0, 0, 1, 0])).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[1, 2, 3, 1][..], &[2, 1, 3, 6, 5, 7][..]));
+    }
+
+    #[test]
+    fn blocks_move_between_space_and_depth() {
+        let t = depth_to_space(range([1, 1, 2, 4]), 2, SpaceFormat::Nhwc).unwrap();
+        assert_eq!((t.dims(), t.data::<i32>().unwrap()), (&[1, 2, 4, 1][..], &[0, 1, 4, 5, 2, 3, 6, 7][..]));
+        let t = space_to_depth(range([1, 2, 4, 2]), 2, SpaceFormat::Nhwc).unwrap();
+        assert_eq!(t.data::<i32>().unwrap(), [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]);
+    }
+}
