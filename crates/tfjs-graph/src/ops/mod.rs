@@ -24,6 +24,8 @@
 //! [`crate::Op`] with `specialize`. Ops that touch tables or random state return `Effect::Stateful` from `effect`;
 //! per-session state lives in `Cx::node_state`. Names of output arguments stand in `outputs.txt`.
 
+use std::{collections::HashSet, sync::LazyLock};
+
 use crate::op::OpDef;
 
 pub(crate) mod control;
@@ -41,4 +43,15 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("hash_table", hash_table::OPS),
     ]
     .into_iter()
+}
+
+/// The ops that TF.js's converter accepts (4.22), with the op list each stands in.
+pub fn tfjs_ops() -> impl Iterator<Item = (&'static str, &'static str)> {
+    include_str!("tfjs_ops.txt").lines().filter_map(|line| line.split_once(' '))
+}
+
+/// Whether TF.js's converter accepts an op.
+pub fn in_tfjs(op: &str) -> bool {
+    static NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| tfjs_ops().map(|(_, op)| op).collect());
+    NAMES.contains(op)
 }
