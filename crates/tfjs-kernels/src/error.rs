@@ -66,6 +66,22 @@ pub enum KernelError {
         /// What the kernel takes, in words.
         expected: &'static str,
     },
+    /// A filter and an image have different numbers of channels.
+    #[error("the filter expects {expected} channels, the image has {got}")]
+    Channels {
+        /// Channels that the filter takes.
+        expected: usize,
+        /// Channels of the image.
+        got: usize,
+    },
+    /// A window is larger than the padded image.
+    #[error("a window of {window} cells does not fit into {cells} cells of image and padding")]
+    Window {
+        /// Cells from the first to the last position of the window.
+        window: u64,
+        /// Cells of the image and its padding.
+        cells: u64,
+    },
     /// The result would be larger than the address space or the allowed maximum.
     #[error("the result would have shape {shape}, which is too large")]
     TooLarge {

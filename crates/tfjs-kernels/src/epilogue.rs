@@ -1,0 +1,446 @@
+//! What follows a product: bias, residual, activation. Applied while the result is still in registers or cache.
+
+use smallvec::SmallVec;
+
+use crate::{
+    KernelError, Result, Shape, Tensor, par,
+    simd::{self, Kernel, Simd},
+    vecmath::{self, Unary},
+};
+
+/// A function applied to every element of a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `x`
+    #[default]
+    None,
+    /// `max(x, 0)`
+    Relu,
+    /// `min(max(x, 0), 6)`
+    Relu6,
+    /// `x` if `x >= 0`, else `e^x - 1`
+    Elu,
+    /// `1.0507… x` if `x >= 0`, else `1.7580… (e^x - 1)`
+    Selu,
+    /// `x` if `x >= 0`, else `alpha x`
+    LeakyRelu(f32),
+    /// `1 / (1 + e^-x)`
+    Sigmoid,
+    /// `min(max(x + 3, 0), 6) / 6`
+    HardSigmoid,
+    /// `x min(max(x + 3, 0), 6) / 6`
+    HardSwish,
+    /// `tanh x`
+    Tanh,
+    /// `x / (1 + e^-x)`
+    Swish,
+    /// `x Φ(x)` with the normal distribution function, that is `x (1 + erf(x / √2)) / 2`
+    Gelu,
+    /// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`
+    GeluTanh,
+    /// `log(1 + e^x)`
+    Softplus,
+}
+
+impl Activation {
+    /// The range that clamping to is the whole function, if it is that.
+    pub(crate) fn range(self) -> Option<(f32, f32)> {
+        match self {
+            Activation::None => Some((f32::NEG_INFINITY, f32::INFINITY)),
+            Activation::Relu => Some((0.0, f32::INFINITY)),
+            Activation::Relu6 => Some((0.0, 6.0)),
+            _ => None,
+        }
+    }
+
+    /// Applies the function to every element; reuses the buffer when nobody else holds it.
+    ///
+    /// # Errors
+    /// [`KernelError::DType`] unless the tensor is `float32`.
+    pub fn apply(self, x: Tensor) -> Result<Tensor> {
+        let mut x = x.into_typed::<f32>("the input of the activation")?;
+        if self != Activation::None {
+            vecmath::map_in_place(self, x.data_mut());
+        }
+        Ok(Tensor::F32(x))
+    }
+}
+
+impl Unary for Activation {
+    #[inline(always)]
+    fn eval<S: Simd>(self, s: S, x: S::F32) -> S::F32 {
+        let (zero, one) = (s.zero(), s.splat(1.0));
+        let negative = s.lt(x, zero);
+        match self {
+            Activation::None => x,
+            Activation::Relu => s.max(zero, x),
+            Activation::Relu6 => s.min(s.splat(6.0), s.max(zero, x)),
+            Activation::Elu => s.select(negative, vecmath::expm1(s, x), x),
+            Activation::Selu => {
+                let y = s.mul(s.splat(1.758_099_3), vecmath::expm1(s, x));
+                s.select(negative, y, s.mul(s.splat(1.050_701), x))
+            }
+            Activation::LeakyRelu(alpha) => s.select(negative, s.mul(x, s.splat(alpha)), x),
+            Activation::Sigmoid => vecmath::sigmoid(s, x),
+            Activation::HardSigmoid => hard_sigmoid(s, x),
+            Activation::HardSwish => s.mul(x, hard_sigmoid(s, x)),
+            Activation::Tanh => vecmath::tanh(s, x),
+            Activation::Swish => s.mul(x, vecmath::sigmoid(s, x)),
+            Activation::Gelu => {
+                let e = vecmath::erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
+                s.mul(s.mul(x, s.splat(0.5)), s.add(one, e))
+            }
+            Activation::GeluTanh => {
+                let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
+                let t = vecmath::tanh(s, s.mul(s.splat(0.797_884_6), s.add(x, cubic)));
+                s.mul(s.mul(x, s.splat(0.5)), s.add(one, t))
+            }
+            Activation::Softplus => vecmath::softplus(s, x),
+        }
+    }
+}
+
+#[inline(always)]
+fn hard_sigmoid<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let y = s.min(s.splat(6.0), s.max(s.zero(), s.add(x, s.splat(3.0))));
+    s.mul(y, s.splat(1.0 / 6.0))
+}
+
+/// What follows a convolution or matrix product, in this order: add `bias`, add `residual`, then PReLU if there is a
+/// `prelu`, then `activation`.
+///
+/// Each tensor is `float32` and broadcasts to the result by NumPy's rules; converted models really hold biases that are
+/// whole feature maps.
+#[derive(Clone, Debug, Default)]
+pub struct Epilogue {
+    /// Added first.
+    pub bias: Option<Tensor>,
+    /// Added next.
+    pub residual: Option<Tensor>,
+    /// Slopes for negative values.
+    pub prelu: Option<Tensor>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+impl Epilogue {
+    /// Only a bias.
+    pub fn bias(bias: Tensor) -> Epilogue {
+        Epilogue { bias: Some(bias), ..Epilogue::default() }
+    }
+
+    /// Only an activation.
+    pub fn activation(activation: Activation) -> Epilogue {
+        Epilogue { activation, ..Epilogue::default() }
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.bias.is_none()
+            && self.residual.is_none()
+            && self.prelu.is_none()
+            && self.activation == Activation::None
+    }
+
+    /// Applies everything to a finished result.
+    ///
+    /// # Errors
+    /// Those of a convolution with this epilogue.
+    pub fn apply(&self, x: Tensor) -> Result<Tensor> {
+        if self.is_empty() {
+            return Ok(x);
+        }
+        let mut x = x.into_typed::<f32>("the input of the epilogue")?;
+        let shape = x.shape();
+        let n = shape.last().copied().unwrap_or(1);
+        if !x.is_empty() {
+            let operands = self.operands(&shape)?;
+            operands.finish(n).apply_all(x.data_mut(), n);
+        }
+        Ok(Tensor::F32(x))
+    }
+
+    /// The same for a result of `D` spatial dimensions whose channels come second: vectors become `[channels, 1, ..]`,
+    /// as `BiasAdd` means them.
+    pub(crate) fn with_channels_first<const D: usize>(&self) -> Result<Epilogue> {
+        let per_channel = |t: &Option<Tensor>| match t {
+            Some(t) if t.rank() == 1 => {
+                let shape: Shape = [t.len()].into_iter().chain([1; D]).collect();
+                t.clone().reshape(shape).map(Some)
+            }
+            other => Ok(other.clone()),
+        };
+        Ok(Epilogue {
+            bias: per_channel(&self.bias)?,
+            residual: self.residual.clone(),
+            prelu: per_channel(&self.prelu)?,
+            activation: self.activation,
+        })
+    }
+
+    /// Lays the tensors out for a result of `shape`, whose last dimension is the columns of the product.
+    pub(crate) fn operands(&self, shape: &Shape) -> Result<Operands> {
+        let operand = |t: &Option<Tensor>, what| t.as_ref().map(|t| Operand::new(t, shape, what)).transpose();
+        Ok(Operands {
+            bias: operand(&self.bias, "the bias")?,
+            residual: operand(&self.residual, "the residual")?,
+            prelu: operand(&self.prelu, "the slopes of PReLU")?,
+            activation: self.activation,
+        })
+    }
+}
+
+/// The tensors of an [`Epilogue`] as rows of the result.
+pub(crate) struct Operands {
+    bias: Option<Operand>,
+    residual: Option<Operand>,
+    prelu: Option<Operand>,
+    activation: Activation,
+}
+
+/// A broadcast tensor, materialised as far as is needed to be whole rows that repeat.
+struct Operand {
+    data: Tensor,
+    period: usize,
+}
+
+impl Operand {
+    fn new(t: &Tensor, shape: &Shape, what: &'static str) -> Result<Operand> {
+        let typed = t.typed::<f32>(what)?;
+        let n = shape.last().copied().unwrap_or(1);
+        let dims = typed.dims();
+        let fail = || KernelError::Shapes {
+            left: typed.shape(),
+            right: shape.clone(),
+            why: "do not go together: the first is to be broadcast to the second",
+        };
+        if dims.len() > shape.len() && dims[..dims.len() - shape.len()].iter().any(|&d| d != 1) {
+            return Err(fail());
+        }
+        let own: SmallVec<[usize; 6]> = {
+            let skip = dims.len().saturating_sub(shape.len());
+            let dims = &dims[skip..];
+            std::iter::repeat_n(1, shape.len() - dims.len()).chain(dims.iter().copied()).collect()
+        };
+        if own.iter().zip(shape.iter()).any(|(&d, &s)| d != s && d != 1) {
+            return Err(fail());
+        }
+        // The leading dimensions of size one repeat whole blocks of rows; from the first real one on all is needed.
+        let lead = own.iter().zip(shape.iter()).take_while(|&(&d, &s)| d == 1 && s != 1).count();
+        let lead = lead.min(shape.len().saturating_sub(1));
+        let period: usize = shape[lead..].iter().rev().skip(1).product();
+        if own[lead..] == shape[lead..] {
+            return Ok(Operand { data: t.clone(), period });
+        }
+        let whole: Shape = shape[lead..].into();
+        let len = whole.checked_len()?;
+        let mut out = Vec::with_capacity(len);
+        let strides = Shape::from(&own[lead..]).strides();
+        let src = typed.data();
+        for i in 0..len / n.max(1) {
+            let (mut rest, mut at) = (i, 0);
+            for d in (0..whole.len().saturating_sub(1)).rev() {
+                if own[lead + d] != 1 {
+                    at += (rest % whole[d]) * strides[d];
+                }
+                rest /= whole[d];
+            }
+            if own.last() == shape.last() {
+                out.extend_from_slice(&src[at..][..n]);
+            } else {
+                out.extend(std::iter::repeat_n(src[at], n));
+            }
+        }
+        Ok(Operand { data: Tensor::new([len], out)?, period })
+    }
+
+    fn rows(&self, n: usize) -> Option<Rows<'_>> {
+        let data = self.data.data::<f32>().ok()?;
+        Some(Rows { data, period: self.period, start: 0, stride: n })
+    }
+}
+
+impl Operands {
+    /// For a result with `n` columns.
+    pub(crate) fn finish(&self, n: usize) -> Finish<'_> {
+        let bias = self.bias.as_ref().and_then(|b| b.rows(n));
+        let residual = self.residual.as_ref().and_then(|r| r.rows(n));
+        // A bias that differs from row to row takes the place of the residual when that is free.
+        let (bias, first, residual) = match (bias, residual) {
+            (Some(b), r) if b.period == 1 => (Some(b.data), None, r),
+            (Some(b), None) => (None, None, Some(b)),
+            (b, r) => (None, b, r),
+        };
+        Finish {
+            bias,
+            first,
+            residual,
+            prelu: self.prelu.as_ref().and_then(|p| p.rows(n)),
+            activation: self.activation,
+        }
+    }
+}
+
+/// Rows of numbers that repeat: element `(r, c)` is `data[start + (r % period) * stride + c]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) period: usize,
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Row `row` from column `col` on.
+    #[inline(always)]
+    fn row(&self, row: usize, col: usize) -> &'a [f32] {
+        &self.data[self.start + (row % self.period) * self.stride + col..]
+    }
+
+    /// The elements of a tile and the distance of its rows, unless the rows start over within it.
+    #[inline(always)]
+    pub(crate) fn tile(&self, row: usize, m: usize, col: usize, n: usize) -> Option<(&'a [f32], usize)> {
+        let first = row % self.period;
+        if first + m > self.period {
+            return None;
+        }
+        let at = self.start + first * self.stride + col;
+        Some((&self.data[at..at + (m - 1) * self.stride + n], self.stride))
+    }
+}
+
+/// An [`Epilogue`] ready to be applied to rows of a result.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Finish<'a> {
+    /// The same for all rows.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// A bias that differs from row to row.
+    pub(crate) first: Option<Rows<'a>>,
+    pub(crate) residual: Option<Rows<'a>>,
+    pub(crate) prelu: Option<Rows<'a>>,
+    pub(crate) activation: Activation,
+}
+
+impl<'a> Finish<'a> {
+    /// Whether nothing but clamping is left.
+    pub(crate) fn is_clamp(&self) -> bool {
+        self.bias.is_none()
+            && self.first.is_none()
+            && self.residual.is_none()
+            && self.prelu.is_none()
+            && self.activation.range().is_some()
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.is_clamp() && self.activation == Activation::None
+    }
+
+    /// The part for columns `start..start + n`.
+    pub(crate) fn columns(&self, start: usize, n: usize) -> Finish<'a> {
+        let shift = |r: Option<Rows<'a>>| r.map(|r| Rows { start: r.start + start, ..r });
+        Finish {
+            bias: self.bias.map(|b| &b[start..start + n]),
+            first: shift(self.first),
+            residual: shift(self.residual),
+            prelu: shift(self.prelu),
+            activation: self.activation,
+        }
+    }
+
+    /// # Panics
+    /// When an operand does not cover `m` rows of `n` columns.
+    pub(crate) fn check(&self, m: usize, n: usize) {
+        assert!(self.bias.is_none_or(|b| b.len() >= n));
+        for rows in [self.first, self.residual, self.prelu].into_iter().flatten() {
+            assert!(rows.period > 0);
+            assert!(rows.data.len() >= rows.start + (rows.period.min(m) - 1) * rows.stride + n);
+        }
+    }
+
+    /// Applies everything to columns `col..` of row `row` of the result, which are in `x`.
+    #[inline(always)]
+    pub(crate) fn apply<S: Simd>(&self, s: S, row: usize, col: usize, x: &mut [f32]) {
+        let n = x.len();
+        let bias = self.bias.map(|b| &b[col..][..n]);
+        let first = self.first.map(|r| &r.row(row, col)[..n]);
+        let residual = self.residual.map(|r| &r.row(row, col)[..n]);
+        let prelu = self.prelu.map(|r| &r.row(row, col)[..n]);
+        for at in (0..n).step_by(S::LANES) {
+            let x = &mut x[at..n.min(at + S::LANES)];
+            let mut y = s.load_part(x);
+            for add in [bias, first, residual].into_iter().flatten() {
+                y = s.add(y, s.load_part(&add[at..]));
+            }
+            if let Some(slopes) = prelu {
+                y = s.select(s.lt(y, s.zero()), s.mul(y, s.load_part(&slopes[at..])), y);
+            }
+            s.store_part(x, y);
+        }
+        if self.activation != Activation::None {
+            activate(s, self.activation, x);
+        }
+    }
+
+    /// Applies everything to a result with rows of `n` columns.
+    pub(crate) fn apply_all(&self, x: &mut [f32], n: usize) {
+        if n == 0 || x.is_empty() {
+            return;
+        }
+        self.check(x.len() / n, n);
+        let isa = simd::Isa::current();
+        let rows = (par::GRAIN / n).max(1);
+        par::for_each_chunk(x, rows * n, |start, x| {
+            simd::dispatch_on(isa, ApplyRows { finish: self, first: start / n, n, x });
+        });
+    }
+}
+
+struct ApplyRows<'a> {
+    finish: &'a Finish<'a>,
+    first: usize,
+    n: usize,
+    x: &'a mut [f32],
+}
+
+impl Kernel for ApplyRows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (i, row) in self.x.chunks_mut(self.n).enumerate() {
+            self.finish.apply(s, self.first + i, 0, row);
+        }
+    }
+}
+
+/// One loop per function, so that each keeps its constants in registers.
+#[inline(always)]
+fn activate<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
+    macro_rules! each {
+        ($($pattern:pat => $value:expr),* $(,)?) => {
+            match activation {
+                $($pattern => for at in (0..x.len()).step_by(S::LANES) {
+                    let end = x.len().min(at + S::LANES);
+                    let y = $value.eval(s, s.load_part(&x[at..end]));
+                    s.store_part(&mut x[at..end], y);
+                },)*
+            }
+        };
+    }
+    each! {
+        Activation::None => Activation::None,
+        Activation::Relu => Activation::Relu,
+        Activation::Relu6 => Activation::Relu6,
+        Activation::Elu => Activation::Elu,
+        Activation::Selu => Activation::Selu,
+        Activation::LeakyRelu(alpha) => Activation::LeakyRelu(alpha),
+        Activation::Sigmoid => Activation::Sigmoid,
+        Activation::HardSigmoid => Activation::HardSigmoid,
+        Activation::HardSwish => Activation::HardSwish,
+        Activation::Tanh => Activation::Tanh,
+        Activation::Swish => Activation::Swish,
+        Activation::Gelu => Activation::Gelu,
+        Activation::GeluTanh => Activation::GeluTanh,
+        Activation::Softplus => Activation::Softplus,
+    }
+}

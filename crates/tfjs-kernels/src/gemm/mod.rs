@@ -1,0 +1,402 @@
+//! Matrix products, which convolutions are too.
+//!
+//! The right operand (weights) is packed into panels two vectors wide, once. The left operand is a [`Lhs`]: rows in
+//! memory are read where they are; anything else (patches of an image, a transposed matrix) is gathered into panels
+//! small enough for the second cache while the product runs. Bias, residual and activation are applied to a tile while
+//! it is in registers or, where they take long, in the first cache.
+
+use std::ops::Range;
+
+use crate::{
+    epilogue::{Finish, Rows},
+    par::{self, Disjoint},
+    scratch::{self, Aligned},
+    simd::{self, Isa, Kernel, Simd},
+};
+
+mod tile;
+
+use tile::{Args, PANEL_STRIDE};
+
+/// Columns of the left operand per block: the block of a right panel stays in the first cache.
+const KC: usize = 256;
+/// Rows of the left operand per block, about: the packed block takes a quarter of a 1 MiB second cache.
+const MC: usize = 224;
+/// Pieces that a large product is cut into for threads.
+const TASKS: usize = 16;
+
+/// The right operand of a product, `k` rows by `n` columns, in panels of two vectors.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedRhs {
+    isa: Isa,
+    k: usize,
+    n: usize,
+    data: Aligned,
+}
+
+impl PackedRhs {
+    /// Packs a matrix whose element `(row, column)` is `data[row * strides.0 + column * strides.1]`.
+    ///
+    /// # Panics
+    /// When an element is outside `data`.
+    pub(crate) fn new(isa: Isa, k: usize, n: usize, data: &[f32], strides: (usize, usize)) -> PackedRhs {
+        let mut packed = PackedRhs { isa, k, n, data: Aligned::default() };
+        let (lanes, width) = (packed.lanes(), 2 * packed.lanes());
+        packed.data = Aligned::zeroed(k * n.next_multiple_of(lanes));
+        par::for_each_chunk(packed.data.as_mut_slice(), (k * width).max(1), |start, panel| {
+            let first = start / k;
+            let cols = (n - first).min(width);
+            // The last panel may be one vector wide.
+            let width = panel.len() / k;
+            for (row, to) in panel.chunks_exact_mut(width).enumerate() {
+                if strides.1 == 1 {
+                    to[..cols].copy_from_slice(&data[row * strides.0 + first..][..cols]);
+                } else {
+                    for (col, x) in to[..cols].iter_mut().enumerate() {
+                        *x = data[row * strides.0 + (first + col) * strides.1];
+                    }
+                }
+            }
+        });
+        packed
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.k
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.n
+    }
+
+    /// Memory taken, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.as_slice().len() * size_of::<f32>()
+    }
+
+    fn lanes(&self) -> usize {
+        match self.isa {
+            Isa::Avx512 => 16,
+            Isa::Avx2 => 8,
+            Isa::Scalar | Isa::Neon => 4,
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.n.div_ceil(2 * self.lanes())
+    }
+}
+
+/// The left operand of a product.
+pub(crate) trait Lhs: Sync {
+    /// Rows of the product.
+    fn rows(&self) -> usize;
+    /// The matrix and the distance of its rows, if its rows lie in memory.
+    fn direct(&self) -> Option<(&[f32], usize)>;
+    /// Writes the elements `rows` × `cols` to rows of `dst` that are `stride` apart. Must be `#[inline(always)]`.
+    fn pack<S: Simd>(&self, s: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize);
+}
+
+/// A matrix whose element `(row, column)` is `data[row * strides.0 + column * strides.1]`.
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) strides: (usize, usize),
+}
+
+impl Lhs for Matrix<'_> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn direct(&self) -> Option<(&[f32], usize)> {
+        (self.strides.1 == 1).then_some((self.data, self.strides.0))
+    }
+
+    #[inline(always)]
+    fn pack<S: Simd>(&self, _: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize) {
+        if self.strides.1 == 1 {
+            for (row, to) in rows.zip(dst.chunks_mut(stride)) {
+                to[..cols.len()]
+                    .copy_from_slice(&self.data[row * self.strides.0 + cols.start..][..cols.len()]);
+            }
+        } else {
+            // Transposed: neighbours in a column lie together, so blocks of columns reuse each line that they load.
+            for block in cols.clone().step_by(16) {
+                let block_end = cols.end.min(block + 16);
+                for (row, to) in rows.clone().zip(dst.chunks_mut(stride)) {
+                    for col in block..block_end {
+                        to[col - cols.start] = self.data[row * self.strides.0 + col * self.strides.1];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a product goes: rows of `cols` floats, `stride` apart, from offset `start`.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
+}
+
+/// `out = finish(lhs × rhs)`.
+///
+/// # Panics
+/// When `out` or an operand of `finish` is too small.
+pub(crate) fn gemm<L: Lhs>(lhs: &L, rhs: &PackedRhs, out: &mut [f32], target: Target, finish: &Finish<'_>) {
+    let (m, n) = (lhs.rows(), rhs.n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(target.stride >= n && out.len() >= target.start + (m - 1) * target.stride + n);
+    finish.check(m, n);
+    let out = Disjoint::new(out);
+    let cut = Cut::new(m, rhs);
+    par::for_each(cut.row_blocks * cut.panel_blocks, |task| {
+        let (r, p) = (task % cut.row_blocks, task / cut.row_blocks);
+        let rows = r * cut.rows..m.min((r + 1) * cut.rows);
+        let panels = p * cut.panels..rhs.panels().min((p + 1) * cut.panels);
+        simd::dispatch_on(
+            rhs.isa,
+            Block { lhs, rhs, rows, panels, tile: cut.tile, out: &out, target, finish },
+        );
+    });
+}
+
+/// How a product is cut into tasks; depends on its shape only.
+struct Cut {
+    /// Rows per register tile.
+    tile: usize,
+    rows: usize,
+    row_blocks: usize,
+    panels: usize,
+    panel_blocks: usize,
+}
+
+impl Cut {
+    fn new(m: usize, rhs: &PackedRhs) -> Cut {
+        let most = match rhs.isa {
+            Isa::Avx512 => 14,
+            Isa::Neon => 12,
+            Isa::Avx2 => 6,
+            Isa::Scalar => 4,
+        };
+        // Tiles of nearly equal height: 49 rows are 13 + 13 + 13 + 10, not 14 + 14 + 14 + 7.
+        let tiles = m.div_ceil(most);
+        let tile = m.div_ceil(tiles);
+        let flops = 2.0 * m as f64 * rhs.n as f64 * rhs.k as f64;
+        let wanted = ((flops / par::GRAIN_FLOPS as f64) as usize).clamp(1, TASKS);
+        let panels = rhs.panels();
+        let (mut rows, mut panels_each) = (MC.div_ceil(tile) * tile, panels);
+        if m.div_ceil(rows) < wanted {
+            if tiles >= 4 * wanted {
+                rows = tiles.div_ceil(wanted) * tile;
+            } else {
+                // Few rows: each task streams its own columns of the weights.
+                panels_each = panels.div_ceil(wanted.div_ceil(m.div_ceil(rows)));
+            }
+        }
+        Cut {
+            tile,
+            rows,
+            row_blocks: m.div_ceil(rows),
+            panels: panels_each,
+            panel_blocks: panels.div_ceil(panels_each),
+        }
+    }
+}
+
+/// One task of a product.
+struct Block<'a, L> {
+    lhs: &'a L,
+    rhs: &'a PackedRhs,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    tile: usize,
+    out: &'a Disjoint<'a, f32>,
+    target: Target,
+    finish: &'a Finish<'a>,
+}
+
+impl<L: Lhs> Kernel for Block<'_, L> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let k = self.rhs.k;
+        let blocks = k.div_ceil(KC).max(1);
+        let depth = k.div_ceil(blocks);
+        for block in 0..blocks {
+            let cols = block * depth..k.min((block + 1) * depth);
+            match self.lhs.direct() {
+                Some((data, stride)) if !crowded(stride, self.panels.len()) => {
+                    let last = (self.rows.end - 1) * stride + cols.end;
+                    let a = &data[self.rows.start * stride + cols.start
+                        ..last.max(self.rows.start * stride + cols.start)];
+                    self.multiply(s, a, Some(stride), cols, block + 1 == blocks);
+                }
+                _ => scratch::with(self.rows.len() * PANEL_STRIDE, |panel| {
+                    self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE);
+                    self.multiply(s, panel, None, cols, block + 1 == blocks);
+                }),
+            }
+        }
+    }
+}
+
+/// Whether rows this far apart fall into the same few sets of the first cache, so that copying them pays when they are
+/// read for more than one panel.
+fn crowded(stride: usize, panels: usize) -> bool {
+    panels > 2 && stride % 256 == 0
+}
+
+impl<L: Lhs> Block<'_, L> {
+    /// Adds the product of columns `cols`, whose left elements are in `a`, to the output.
+    #[inline(always)]
+    fn multiply<S: Simd>(&self, s: S, a: &[f32], a_stride: Option<usize>, cols: Range<usize>, last: bool) {
+        let stride = a_stride.unwrap_or(PANEL_STRIDE);
+        let b = self.rhs.data.as_slice();
+        let plain = Finish::default();
+        let finish = if last { self.finish } else { &plain };
+        for panel in self.panels.clone() {
+            let first = panel * 2 * S::LANES;
+            let n = (self.rhs.n - first).min(2 * S::LANES);
+            let vectors = n.div_ceil(S::LANES);
+            let width = vectors * S::LANES;
+            let b = &b[self.rhs.k * first + cols.start * width..][..cols.len() * width];
+            for row in self.rows.clone().step_by(self.tile) {
+                let m = (self.rows.end - row).min(self.tile);
+                let from = (row - self.rows.start) * stride;
+                assert!(cols.is_empty() || a.len() >= from + (m - 1) * stride + cols.len());
+                let args = Args {
+                    k: cols.len(),
+                    a: a.as_ptr().wrapping_add(from),
+                    a_stride: stride,
+                    b: b.as_ptr(),
+                    b_stride: width,
+                    c: self.out.ptr().wrapping_add(self.target.start + row * self.target.stride + first),
+                    ldc: self.target.stride,
+                    load: cols.start > 0,
+                    bias: std::ptr::null(),
+                    residual: std::ptr::null(),
+                    residual_stride: 0,
+                    clamp: finish.activation.range().unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
+                };
+                if n == width {
+                    self.whole(s, row, first, m, vectors, a_stride.is_none(), args, finish);
+                } else {
+                    self.part(s, row, first, (m, n), a_stride.is_none(), args, finish);
+                }
+            }
+        }
+    }
+
+    /// A tile all of whose columns exist.
+    #[inline(always)]
+    fn whole<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        col: usize,
+        m: usize,
+        vectors: usize,
+        packed: bool,
+        mut args: Args,
+        finish: &Finish<'_>,
+    ) {
+        let n = vectors * S::LANES;
+        if let Some(bias) = finish.bias {
+            args.bias = bias[col..][..n].as_ptr();
+        }
+        // A residual that does not repeat within the tile is added in registers.
+        let residual = finish.residual.and_then(|r| r.tile(row, m, col, n));
+        if let Some((data, stride)) = residual {
+            args.residual = data.as_ptr();
+            args.residual_stride = stride;
+        }
+        let late = Finish {
+            bias: None,
+            residual: if residual.is_some() { None } else { finish.residual },
+            ..*finish
+        };
+        if !late.is_clamp() {
+            args.clamp = (f32::NEG_INFINITY, f32::INFINITY);
+        }
+        // SAFETY: `multiply` checked the operands, `gemm` the output, and the slices above the rest.
+        unsafe { tile::call(s, m, vectors, packed, args) };
+        if !late.is_clamp() {
+            // SAFETY: the tile was just written and belongs to this task alone.
+            s.vectorize(Late { c: args.c, stride: args.ldc, row, col, m, n, finish: &late });
+        }
+    }
+
+    /// A tile at the right edge: computed aside, as its vectors are wider than the output.
+    #[inline(always)]
+    fn part<S: Simd>(
+        &self,
+        s: S,
+        row: usize,
+        col: usize,
+        (m, n): (usize, usize),
+        packed: bool,
+        mut args: Args,
+        finish: &Finish<'_>,
+    ) {
+        let vectors = n.div_ceil(S::LANES);
+        let width = vectors * S::LANES;
+        let mut aside = [0.0f32; 16 * 2 * simd::MAX_LANES];
+        let (c, ldc) = (args.c, args.ldc);
+        if args.load {
+            for i in 0..m {
+                // SAFETY: the output has `n` columns here.
+                unsafe { std::ptr::copy_nonoverlapping(c.add(i * ldc), aside[i * width..].as_mut_ptr(), n) };
+            }
+        }
+        args.c = aside.as_mut_ptr();
+        args.ldc = width;
+        args.clamp = (f32::NEG_INFINITY, f32::INFINITY);
+        // SAFETY: the left and right operands as in `whole`; a tile fits `aside`.
+        unsafe { tile::call(s, m, vectors, packed, args) };
+        for i in 0..m {
+            // SAFETY: the output has `n` columns here.
+            unsafe { std::ptr::copy_nonoverlapping(aside[i * width..].as_ptr(), c.add(i * ldc), n) };
+        }
+        if !finish.is_nothing() {
+            s.vectorize(Late { c, stride: ldc, row, col, m, n, finish });
+        }
+    }
+}
+
+/// Applies to a tile in the first cache what did not fit into registers.
+///
+/// `m` rows of `n` floats, `stride` apart, are initialised and writable at `c`.
+struct Late<'a> {
+    c: *mut f32,
+    stride: usize,
+    row: usize,
+    col: usize,
+    m: usize,
+    n: usize,
+    finish: &'a Finish<'a>,
+}
+
+impl Kernel for Late<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in 0..self.m {
+            // SAFETY: the struct's contract.
+            let row = unsafe { std::slice::from_raw_parts_mut(self.c.wrapping_add(i * self.stride), self.n) };
+            self.finish.apply(s, self.row + i, self.col, row);
+        }
+    }
+}
+
+/// `Rows` of one row: the same for all.
+pub(crate) fn columns(data: &[f32]) -> Rows<'_> {
+    Rows { data, period: 1, start: 0, stride: data.len() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! The register tile: everything that runs once per multiply-add.
+
+use crate::simd::{Kernel, Simd};
+
+/// Row stride of packed left panels, a constant so that all rows are displacements from one register. Seventeen cache
+/// lines, an odd number, put the rows of a tile into different sets of the first cache.
+pub(super) const PANEL_STRIDE: usize = super::KC + 16;
+
+/// Computes `MR` rows by `NV` vectors of the product from `k` columns of the left and `k` rows of the right operand.
+///
+/// The pointers must satisfy: `MR` rows of `k` floats, `a_stride` apart (`PANEL_STRIDE` if `PACKED`), readable at `a`;
+/// `k` rows of `NV` vectors, `b_stride` apart, readable at `b`; `MR` rows of `NV` vectors, `ldc` apart, writable at `c`
+/// and, when `load` is set, initialised; `NV` vectors readable at `bias` unless it is null; `MR` rows of `NV` vectors,
+/// `residual_stride` apart, readable at `residual` unless it is null.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<const MR: usize, const NV: usize, const PACKED: bool> {
+    pub(super) args: Args,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Args {
+    pub(super) k: usize,
+    pub(super) a: *const f32,
+    pub(super) a_stride: usize,
+    pub(super) b: *const f32,
+    pub(super) b_stride: usize,
+    pub(super) c: *mut f32,
+    pub(super) ldc: usize,
+    /// Whether `c` holds the sums of earlier blocks.
+    pub(super) load: bool,
+    pub(super) bias: *const f32,
+    pub(super) residual: *const f32,
+    pub(super) residual_stride: usize,
+    /// Results are clamped to this range; NaN stays NaN.
+    pub(super) clamp: (f32, f32),
+}
+
+impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> {
+    /// Independent sums per element: tiles of one or two rows alone would wait for each addition.
+    const SPLIT: usize = match MR {
+        1 => 4,
+        2 => 2,
+        _ => 1,
+    };
+
+    #[inline(always)]
+    fn a_stride(&self) -> usize {
+        if PACKED { PANEL_STRIDE } else { self.args.a_stride }
+    }
+
+    /// One step of the sum.
+    ///
+    /// # Safety
+    /// `a` points at a column and `b` at a row of the operands described above.
+    #[inline(always)]
+    unsafe fn step<S: Simd>(&self, s: S, acc: &mut [[S::F32; NV]; MR], a: *const f32, b: *const f32) {
+        let mut bv = [s.zero(); NV];
+        for (j, v) in bv.iter_mut().enumerate() {
+            // SAFETY: a row of the right operand has `NV` vectors.
+            *v = unsafe { s.load_ptr(b.add(j * S::LANES)) };
+        }
+        for (i, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: the left operand has `MR` rows.
+            let x = s.splat(unsafe { *a.add(i * self.a_stride()) });
+            for (acc, &v) in acc.iter_mut().zip(&bv) {
+                *acc = s.fma(x, v, *acc);
+            }
+        }
+    }
+}
+
+impl<const MR: usize, const NV: usize, const PACKED: bool> Kernel for Tile<MR, NV, PACKED> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Args { k, mut a, mut b, b_stride, .. } = self.args;
+        let mut acc = [[[s.zero(); NV]; MR]; 4];
+        let unroll = if Self::SPLIT > 1 { Self::SPLIT } else { 2 };
+        for _ in 0..k / unroll {
+            for u in 0..unroll {
+                // SAFETY: `k` steps stay inside the operands.
+                unsafe { self.step(s, &mut acc[u % Self::SPLIT], a.add(u), b.add(u * b_stride)) };
+            }
+            a = a.wrapping_add(unroll);
+            b = b.wrapping_add(unroll * b_stride);
+        }
+        for _ in 0..k % unroll {
+            // SAFETY: as above.
+            unsafe { self.step(s, &mut acc[0], a, b) };
+            a = a.wrapping_add(1);
+            b = b.wrapping_add(b_stride);
+        }
+        let [mut sum, second, third, fourth] = acc;
+        if Self::SPLIT > 1 {
+            for i in 0..MR {
+                for j in 0..NV {
+                    sum[i][j] = s.add(sum[i][j], second[i][j]);
+                    if Self::SPLIT > 2 {
+                        sum[i][j] = s.add(sum[i][j], s.add(third[i][j], fourth[i][j]));
+                    }
+                }
+            }
+        }
+        // SAFETY: the struct's contract.
+        unsafe { self.finish(s, sum) };
+    }
+}
+
+impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> {
+    /// # Safety
+    /// The struct's contract.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, s: S, mut sum: [[S::F32; NV]; MR]) {
+        let Args { c, ldc, load, bias, residual, residual_stride, clamp, .. } = self.args;
+        if load {
+            for (i, row) in sum.iter_mut().enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    // SAFETY: inside the tile.
+                    *v = s.add(*v, unsafe { s.load_ptr(c.add(i * ldc + j * S::LANES)) });
+                }
+            }
+        }
+        if !bias.is_null() {
+            for j in 0..NV {
+                // SAFETY: `NV` vectors of bias.
+                let x = unsafe { s.load_ptr(bias.add(j * S::LANES)) };
+                for row in &mut sum {
+                    row[j] = s.add(row[j], x);
+                }
+            }
+        }
+        if !residual.is_null() {
+            for (i, row) in sum.iter_mut().enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    // SAFETY: inside the tile.
+                    *v = s.add(*v, unsafe { s.load_ptr(residual.add(i * residual_stride + j * S::LANES)) });
+                }
+            }
+        }
+        let (lo, hi) = (s.splat(clamp.0), s.splat(clamp.1));
+        for (i, row) in sum.iter().enumerate() {
+            for (j, &v) in row.iter().enumerate() {
+                // The order of operands keeps NaN and the sign of zero.
+                let v = s.min(hi, s.max(lo, v));
+                // SAFETY: inside the tile.
+                unsafe { s.store_ptr(c.add(i * ldc + j * S::LANES), v) };
+            }
+        }
+    }
+}
+
+/// Calls the tile of `rows` rows, which must be between 1 and `S::GEMM_ROWS`, and `vectors` (1 or 2) vectors.
+///
+/// # Safety
+/// The contract of [`Tile`] for these sizes.
+#[inline(always)]
+pub(super) unsafe fn call<S: Simd>(s: S, rows: usize, vectors: usize, packed: bool, args: Args) {
+    match (vectors, packed) {
+        (1, true) => by_rows::<S, 1, true>(s, rows, args),
+        (1, false) => by_rows::<S, 1, false>(s, rows, args),
+        (_, true) => by_rows::<S, 2, true>(s, rows, args),
+        (_, false) => by_rows::<S, 2, false>(s, rows, args),
+    }
+}
+
+#[inline(always)]
+fn by_rows<S: Simd, const NV: usize, const PACKED: bool>(s: S, rows: usize, args: Args) {
+    debug_assert!(rows >= 1 && rows <= S::GEMM_ROWS);
+    macro_rules! tiles {
+        ($($rows:literal)*) => {
+            // Tiles taller than the unit's registers allow are never called; the constant condition keeps them out of
+            // the binary.
+            match rows {
+                $($rows => if const { $rows <= S::GEMM_ROWS } {
+                    s.vectorize(Tile::<$rows, NV, PACKED> { args });
+                },)*
+                _ => {}
+            }
+        };
+    }
+    tiles!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
