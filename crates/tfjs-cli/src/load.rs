@@ -1,0 +1,52 @@
+//! Models to run.
+
+use tfjs_format::{
+    ModelJson, Weights,
+    io::{self, LoadOptions},
+};
+use tfjs_graph::{GraphModel, ModelOptions};
+use tfjs_kernels::Threads;
+
+use crate::{CliError, args::ModelArgs, image::Normalise, inputs};
+
+/// The graph model that the arguments name.
+///
+/// # Errors
+/// When it cannot be reached or is malformed.
+pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
+    let source = io::open(&args.model, &LoadOptions::default())?;
+    let json = ModelJson::load(source.as_ref())?;
+    let weights = Weights::open(source.as_ref(), &json.weights_manifest)?;
+    let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
+    let weight = |name: &str| match weights.spec(name) {
+        Some(_) => Ok(Some(weights.get(name)?)),
+        None => Ok(None),
+    };
+    Ok(GraphModel::from_json(&json, &weight, options)?)
+}
+
+/// Runs `f` on as many threads as the arguments say.
+///
+/// # Errors
+/// When the threads cannot be started, and those of `f`.
+pub(crate) fn on_threads<R: Send>(
+    args: &ModelArgs,
+    f: impl FnOnce() -> Result<R, CliError> + Send,
+) -> Result<R, CliError> {
+    match args.threads {
+        None => f(),
+        Some(n) => Threads::new(n.get()).map_err(CliError::Threads)?.run(f),
+    }
+}
+
+/// The tensors that the arguments name.
+///
+/// # Errors
+/// When a file cannot be read or does not fit.
+pub(crate) fn inputs(
+    args: &ModelArgs,
+    model: &GraphModel,
+) -> Result<Vec<(String, tfjs_kernels::Tensor)>, CliError> {
+    let normalise = Normalise { mean: args.mean.clone(), scale: args.scale.clone() };
+    inputs::load(&args.inputs, model, &normalise)
+}
