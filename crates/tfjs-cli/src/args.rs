@@ -51,6 +51,15 @@ pub(crate) struct ModelArgs {
     /// Run every node as it stands in the file, without folding and fusing
     #[arg(long)]
     pub(crate) no_optimize: bool,
+    /// HTTP header sent with every request; may be repeated
+    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// Stands before every weight path in place of the model's directory
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) weight_path_prefix: Option<String>,
+    /// The address is that of a TF-Hub model, not of its model.json
+    #[arg(long)]
+    pub(crate) from_tf_hub: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -76,4 +85,9 @@ fn scale(text: &str) -> Result<f32, String> {
         Ok(x) if x.is_finite() && x != 0.0 => Ok(x),
         _ => Err("expected a number other than 0".to_owned()),
     }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME:VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }

@@ -1,9 +1,6 @@
 //! Models to run.
 
-use tfjs_format::{
-    ModelJson, Weights,
-    io::{self, LoadOptions},
-};
+use tfjs_format::io::LoadOptions;
 use tfjs_graph::{GraphModel, ModelOptions};
 use tfjs_kernels::Threads;
 
@@ -14,15 +11,14 @@ use crate::{CliError, args::ModelArgs, image::Normalise, inputs};
 /// # Errors
 /// When it cannot be reached or is malformed.
 pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
-    let source = io::open(&args.model, &LoadOptions::default())?;
-    let json = ModelJson::load(source.as_ref())?;
-    let weights = Weights::open(source.as_ref(), &json.weights_manifest)?;
-    let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
-    let weight = |name: &str| match weights.spec(name) {
-        Some(_) => Ok(Some(weights.get(name)?)),
-        None => Ok(None),
+    let load = LoadOptions {
+        headers: args.headers.clone(),
+        weight_path_prefix: args.weight_path_prefix.clone(),
+        from_tf_hub: args.from_tf_hub,
+        ..LoadOptions::default()
     };
-    Ok(GraphModel::from_json(&json, &weight, options)?)
+    let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
+    Ok(GraphModel::open_with(&args.model, &load, options)?)
 }
 
 /// Runs `f` on as many threads as the arguments say.
