@@ -1,7 +1,1 @@
-//! The `tfjs` command.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    tfjs_cli::tfjs(std::env::args_os())
-}
+fn main() {}

@@ -1,6 +1,9 @@
 use std::{io, path::PathBuf};
 
-use crate::source::TextError;
+use tfjs_format::{DType, FormatError, Storage};
+use tfjs_graph::{GraphError, UnsupportedOp};
+
+use crate::{Warning, source::TextError};
 
 /// What can go wrong in a conversion.
 #[derive(Debug, thiserror::Error)]
@@ -177,4 +180,211 @@ pub enum ConvertError {
         /// Names asked for.
         nodes: Vec<String>,
     },
+    /// A required argument is empty.
+    #[error("Missing {name} argument. For usage, use the --help flag.")]
+    MissingArgument {
+        /// "input_path" or "output_path".
+        name: &'static str,
+    },
+    /// There is no way from the input format to the output format.
+    #[error("Unsupported input_format - output_format pair: {input} - {output}")]
+    UnsupportedPair {
+        /// Input format.
+        input: &'static str,
+        /// Output format.
+        output: &'static str,
+    },
+    /// A conversion that this version does not do yet.
+    #[error(
+        "input format {input} is not supported yet; SavedModel, TF-Hub, frozen graph and session bundle are"
+    )]
+    NotYet {
+        /// Input format.
+        input: &'static str,
+    },
+    /// A shard size was given for an output without shards.
+    #[error(
+        "The --weight_shard_size_bytes flag is only supported when output_format is tfjs_layers_model or tfjs_graph_model."
+    )]
+    ShardSizeUnused,
+    /// Shards of no bytes.
+    #[error("Expected weight_shard_size_bytes to be a positive integer, but got 0")]
+    ShardSizeZero,
+    /// A frozen graph needs to know what to fetch.
+    #[error("The --output_node_names flag is required for \"tf_frozen_model\"")]
+    OutputNodesRequired,
+    /// A signature was named for an input without signatures.
+    #[error(
+        "The --signature_name flag is applicable only to \"tf_saved_model\" and \"tf_hub\" input format, but the current input format is \"{input}\"."
+    )]
+    SignatureUnused {
+        /// Input format.
+        input: &'static str,
+    },
+    /// Control flow was asked for in an output without control flow.
+    #[error(
+        "The --control_flow_v2 flag is applicable only to \"tfjs_graph_model\" as output format, but the current output format is \"{output}\""
+    )]
+    ControlFlowUnused {
+        /// Output format.
+        output: &'static str,
+    },
+    /// A metadata file is not JSON.
+    #[error("Loading metadata error: {} is not JSON", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Two quantizations ask for all remaining weights.
+    #[error("More than one quantization fallthrough provided, exactly one is supported")]
+    TwoFallthroughs,
+    /// The old and the new quantization flags together.
+    #[error("--quantization_bytes cannot be used with the new quantization flags")]
+    MixedQuantizationFlags,
+    /// A number of bytes that nothing quantizes to.
+    #[error("--quantization_bytes is 1 or 2, not {bytes}")]
+    QuantizationBytes {
+        /// The number.
+        bytes: u64,
+    },
+    /// Two quantizations match one weight.
+    #[error("Two quantization values {first}, {second} match the same node {name}")]
+    TwoQuantizations {
+        /// Stored type.
+        first: Storage,
+        /// Stored type.
+        second: Storage,
+        /// The weight.
+        name: String,
+    },
+    /// The graph cannot be read or rewritten.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The result cannot be written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A value cannot be read.
+    #[error("the value of `{name}` cannot be read")]
+    Value {
+        /// Constant or variable.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A value has another type than its constant says.
+    #[error("the value of `{name}` is {got}, expected {expected}")]
+    ValueType {
+        /// The constant.
+        name: String,
+        /// Type that the graph declares.
+        expected: DType,
+        /// Type of the value.
+        got: DType,
+    },
+    /// A value has another shape than its constant says.
+    #[error("the value of `{name}` has shape {got:?}, expected {expected:?}")]
+    ValueShape {
+        /// The constant.
+        name: String,
+        /// Shape that the graph declares.
+        expected: Vec<usize>,
+        /// Shape of the value.
+        got: Vec<usize>,
+    },
+    /// Two weights of one name.
+    #[error("two weights are named {name}")]
+    DuplicateWeight {
+        /// The name.
+        name: String,
+    },
+    /// A call does not fit its function.
+    #[error("node `{node}` gives {got} arguments to function `{function}`, expected {expected}")]
+    CallArguments {
+        /// The node.
+        node: String,
+        /// The function.
+        function: String,
+        /// Arguments given.
+        got: usize,
+        /// Arguments declared.
+        expected: usize,
+    },
+    /// Variables without a value.
+    #[error("the checkpoint has no value for {}", quoted(.names))]
+    MissingVariables {
+        /// The variables.
+        names: Vec<String>,
+    },
+    /// A variable has another type than its stored value.
+    #[error("variable `{name}` is declared as {declared}, its stored value is {stored}")]
+    VariableType {
+        /// The variable.
+        name: String,
+        /// Type in the graph.
+        declared: &'static str,
+        /// Type in the checkpoint.
+        stored: &'static str,
+    },
+    /// Ops that TensorFlow.js does not have: all of them at once.
+    #[error("Unsupported Ops in the model {when} optimization\n{}{}", op_names(.ops), op_nodes(.ops))]
+    UnsupportedOps {
+        /// "before" or "after".
+        when: &'static str,
+        /// The nodes.
+        ops: Vec<UnsupportedOp>,
+    },
+    /// Lossy steps where none are allowed.
+    #[error("the conversion is not exact:{}", lines(.warnings))]
+    Lossy {
+        /// The steps.
+        warnings: Vec<Warning>,
+    },
+    /// The name of a vocabulary file is not a constant.
+    #[error("the file name of table initialiser `{node}` is not known")]
+    VocabularyName {
+        /// The node.
+        node: String,
+    },
+    /// A vocabulary file does not fit its table.
+    #[error("line {line} of {}: {what}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// An address in a build that cannot fetch.
+    #[error("{url} cannot be fetched: this build has no HTTP support (feature `http`)")]
+    NoHttp {
+        /// The address.
+        url: String,
+    },
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn op_names(ops: &[UnsupportedOp]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for op in ops {
+        if !names.contains(&op.op.as_str()) {
+            names.push(&op.op);
+        }
+    }
+    names.join(", ")
+}
+
+fn op_nodes(ops: &[UnsupportedOp]) -> String {
+    ops.iter().map(|u| format!("\n  {} (node `{}`)", u.op, u.node)).collect()
+}
+
+fn lines(warnings: &[Warning]) -> String {
+    warnings.iter().map(|w| format!("\n  {w}")).collect()
 }

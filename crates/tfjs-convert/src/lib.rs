@@ -1,7 +1,28 @@
-//! convert
+//! Converts TensorFlow models to TensorFlow.js graph models, without TensorFlow.
+//!
+//! ```text
+//! SavedModel, frozen graph, TF-Hub module, session bundle
+//!   └─ source ─▶ Imported ─▶ Model ─ pipeline ─▶ Model ─ export ─▶ model.json + group1-shardNofM.bin
+//!                (messages)  (graph)             (smaller)
+//! ```
+//!
+//! Weights stay where they are until they are written: a conversion holds one tensor at a time.
+
+mod convert;
 mod error;
-#[allow(unreachable_pub)]
+mod export;
+mod fnmatch;
+mod model;
+mod options;
+mod passes;
+mod pipeline;
 pub mod proto;
 pub mod source;
+mod summary;
+mod values;
 
+pub use convert::convert;
 pub use error::ConvertError;
+pub use options::{ConvertOptions, InputFormat, OutputFormat, QuantizationMap};
+pub use passes::ops_check::is_supported;
+pub use summary::{Progress, Summary, Warning};

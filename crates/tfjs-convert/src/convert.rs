@@ -1,0 +1,87 @@
+use std::time::Instant;
+
+use tfjs_format::io::{DirectorySink, ModelSink};
+use tracing::info;
+
+use crate::{
+    ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning, export,
+    model::Model,
+    pipeline,
+    source::{Imported, frozen, hub, saved_model, session_bundle},
+};
+
+/// Converts a model and writes it, all or nothing.
+///
+/// # Errors
+/// When options do not fit together, the input cannot be read, or it cannot be expressed for TensorFlow.js.
+///
+/// ```no_run
+/// use tfjs_convert::{ConvertOptions, convert};
+/// let options = ConvertOptions {
+///     input: "saved_model".to_owned(),
+///     output: "web_model".into(),
+///     ..ConvertOptions::default()
+/// };
+/// let summary = convert(&options, &mut |_| {})?;
+/// println!("{} weights in {} files", summary.weights, summary.shards);
+/// # Ok::<(), tfjs_convert::ConvertError>(())
+/// ```
+pub fn convert(
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary, ConvertError> {
+    let start = Instant::now();
+    let output = options.check()?;
+    let metadata = options.load_metadata()?;
+    if output != OutputFormat::TfjsGraphModel {
+        return Err(ConvertError::NotYet { input: options.input_format.name() });
+    }
+    progress(Progress::Step("read"));
+    let (imported, mut warnings) = read(options)?;
+    let mut model = Model::new(imported)?;
+    let (passes, nodes_before) =
+        pipeline::run(&mut model, options, &mut |step| progress(Progress::Step(step)))?;
+    progress(Progress::Step("write"));
+    let mut sink = DirectorySink::create(&options.output)?;
+    let written = export::write(&model, options, metadata, &mut sink, progress)?;
+    warnings.append(&mut model.warnings);
+    warnings.extend(model.ledger.entries());
+    if options.strict {
+        let lossy: Vec<Warning> = warnings.iter().filter(|w| w.is_lossy()).cloned().collect();
+        if !lossy.is_empty() {
+            return Err(ConvertError::Lossy { warnings: lossy });
+        }
+    }
+    sink.finish(&written.text)?;
+    let keys = |endpoints: &[tfjs_graph::Endpoint]| endpoints.iter().map(|e| e.key.clone()).collect();
+    let summary = Summary {
+        model: options.output.join("model.json"),
+        nodes_before,
+        nodes_after: pipeline::node_count(&model.graph),
+        weights: written.weights,
+        shards: written.shards,
+        weight_bytes: written.bytes,
+        passes,
+        inputs: keys(&model.graph.inputs),
+        outputs: keys(&model.graph.outputs),
+        elapsed: start.elapsed(),
+        warnings,
+    };
+    info!(model = %summary.model.display(), nodes = summary.nodes_after, weights = summary.weights, "converted");
+    Ok(summary)
+}
+
+fn read(options: &ConvertOptions) -> Result<(Imported, Vec<Warning>), ConvertError> {
+    let tags = &options.saved_model_tags;
+    let input = std::path::Path::new(&options.input);
+    let signature = options.signature_name.as_deref();
+    let serving = saved_model::Selection { tags, signature: signature.unwrap_or("serving_default") };
+    let imported = match options.input_format {
+        InputFormat::TfSavedModel => saved_model::read(input, &serving)?,
+        InputFormat::TfFrozenModel => frozen::read(input, &options.output_node_names)?,
+        InputFormat::TfSessionBundle => session_bundle::read(input, &options.output_node_names, &serving)?,
+        InputFormat::TfHub => return hub::read(&options.input, tags, signature),
+        other => return Err(ConvertError::NotYet { input: other.name() }),
+    };
+    Ok((imported, Vec::new()))
+}
