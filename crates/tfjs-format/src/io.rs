@@ -155,7 +155,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Opens a model by path (of its file or directory) or by HTTP address.
+/// Opens a model by path (of its file or directory, also as `file://…`) or by HTTP address.
 ///
 /// # Errors
 /// When nothing is there, when options do not fit, or when an address is given to a build without HTTP.
@@ -164,6 +164,7 @@ pub fn open(location: &str, options: &LoadOptions) -> Result<Box<dyn ModelSource
         .iter()
         .any(|scheme| location.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
     if !is_url {
+        let location = location.strip_prefix("file://").unwrap_or(location);
         return Ok(Box::new(FileSource::open_with(location, options)?));
     }
     #[cfg(feature = "http")]

@@ -28,12 +28,14 @@ pub(crate) struct FlowPlan {
     loop_merge: Vec<bool>,
     /// Number of `Enter`s per frame name.
     enters: HashMap<String, usize>,
+    /// Number of `Exit`s per frame name.
+    exits: HashMap<String, usize>,
 }
 
 impl FlowPlan {
     /// Analyses steps, and adds `Enter`s where a value is used inside a loop without one (which TF.js allows).
     pub(crate) fn new(steps: &mut Vec<Step>, slots: usize) -> FlowPlan {
-        add_missing_enters(steps, slots);
+        let exits = add_missing_enters(steps, slots);
         let slots =
             steps.iter().map(|s| s.first_output + s.outputs).max().unwrap_or(0).max(slots as u32) as usize;
         let mut consumers = vec![Vec::new(); slots];
@@ -66,14 +68,16 @@ impl FlowPlan {
                     && s.inputs.iter().any(|o| matches!(o, Operand::Slot(s) if producer_is_next[*s as usize]))
             })
             .collect();
-        FlowPlan { consumers, followers, arriving, loop_merge, enters }
+        FlowPlan { consumers, followers, arriving, loop_merge, enters, exits }
     }
 }
 
 /// The frames a value lives in, outermost first.
 type Path = Vec<String>;
 
-fn add_missing_enters(steps: &mut Vec<Step>, slots: usize) {
+/// Returns the number of `Exit`s per frame name.
+fn add_missing_enters(steps: &mut Vec<Step>, slots: usize) -> HashMap<String, usize> {
+    let mut exits: HashMap<String, usize> = HashMap::new();
     let mut slot_path: Vec<Path> = vec![Vec::new(); slots];
     let mut step_path: Vec<Path> = vec![Vec::new(); steps.len()];
     // Steps are in topological order but for back edges, which never decide a frame.
@@ -92,7 +96,7 @@ fn add_missing_enters(steps: &mut Vec<Step>, slots: usize) {
         match step.op.flow() {
             Some(Flow::Enter { frame, .. }) => out.push(frame),
             Some(Flow::Exit) => {
-                out.pop();
+                *exits.entry(out.pop().unwrap_or_default()).or_default() += 1;
             }
             _ => {}
         }
@@ -139,6 +143,7 @@ fn add_missing_enters(steps: &mut Vec<Step>, slots: usize) {
         }
     }
     steps.extend(added);
+    exits
 }
 
 /// A value that may be dead.
@@ -159,6 +164,7 @@ struct Frame {
     parent: Option<(usize, u64)>,
     depth: usize,
     enters_seen: usize,
+    exits_seen: usize,
     iterations: HashMap<u64, HashMap<u32, Pending>>,
     last_iteration: u64,
     /// Values that every iteration sees, by the `Enter` that brought them.
@@ -241,6 +247,7 @@ impl Frame {
             parent,
             depth,
             enters_seen: 0,
+            exits_seen: 0,
             iterations: HashMap::from([(0, HashMap::new())]),
             last_iteration: 0,
             invariants: Vec::new(),
@@ -363,7 +370,14 @@ impl Run<'_> {
                 if dead {
                     self.frames[frame].dead_exits.insert(index);
                 } else {
-                    self.frames[frame].dead_exits.remove(&index);
+                    let exits = self.flow.exits.get(&self.frames[frame].name).copied();
+                    let f = &mut self.frames[frame];
+                    f.dead_exits.remove(&index);
+                    f.exits_seen += 1;
+                    if Some(f.exits_seen) == exits {
+                        // No further iteration begins: a loop inside a loop must not hold on to every round's values.
+                        f.invariants = Vec::new();
+                    }
                     if step.outputs > 0 {
                         self.deliver(parent, at, slot, value(0));
                     }

@@ -1,27 +1,43 @@
 //! Tensors and the arithmetic of TensorFlow ops on the CPU.
+pub mod binary;
+mod broadcast;
+pub mod cast;
 pub mod conv;
+pub mod creation;
+mod elementwise;
 mod epilogue;
 mod error;
+pub mod evaluation;
 mod gemm;
 mod geometry;
 pub mod image;
+pub mod linalg;
 pub mod matmul;
 mod movement;
+pub mod nms;
 mod par;
 pub mod pooling;
 pub mod quantize;
 pub mod ragged;
+pub mod random;
+pub mod reduce;
 mod scratch;
+pub mod segment;
+pub mod select;
 mod simd;
 pub mod slice_join;
 pub mod sparse;
+mod special;
+pub mod spectral;
 pub mod strings;
 mod tensor;
 #[cfg(test)]
 mod testing;
 pub mod transform;
+pub mod unary;
 mod vecmath;
 
+pub use broadcast::broadcast_shape;
 pub use epilogue::{Activation, Epilogue};
 pub use error::KernelError;
 pub use geometry::{DataFormat, Padding};

@@ -207,6 +207,11 @@ impl<T: Element> TensorOf<T> {
         self.0.as_slice().unwrap_or_default()
     }
 
+    /// Whether nobody else holds the data, so that it can be overwritten without a copy.
+    pub fn is_unique(&self) -> bool {
+        self.0.is_unique()
+    }
+
     /// All elements, to be overwritten; copies first when the data is shared.
     pub fn data_mut(&mut self) -> &mut [T] {
         self.0.as_slice_mut().unwrap_or_default()

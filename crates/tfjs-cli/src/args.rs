@@ -1,0 +1,93 @@
+//! What was typed.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
+
+use crate::inputs::InputArg;
+
+/// Convert TensorFlow models to TensorFlow.js and run them.
+#[derive(Debug, Parser)]
+#[command(name = "tfjs", version, infer_long_args = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Tell on stderr what is done; twice for more
+    #[arg(short = 'V', long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a model and show or store its outputs
+    Run(RunArgs),
+}
+
+/// The model and what it is fed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ModelArgs {
+    /// `model.json`, its directory, a model of TensorFlow.js before 1.0, or an http(s) address
+    #[arg(value_name = "MODEL_JSON")]
+    pub(crate) model: String,
+    /// Value of an input: a .npy or .npz array or a picture. NAME is a signature key, node or tensor name, and may be
+    /// left out if the model has one input only
+    #[arg(long = "input", short, value_name = "NAME=FILE", value_parser = InputArg::parse)]
+    pub(crate) inputs: Vec<InputArg>,
+    /// Threads to use [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Pictures: subtracted from every value (0 to 255), once for all channels or per channel
+    #[arg(
+        long,
+        value_name = "X[,X..]",
+        value_delimiter = ',',
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    pub(crate) mean: Vec<f32>,
+    /// Pictures: what every value is divided by after that, once for all channels or per channel
+    #[arg(long, value_name = "X[,X..]", value_delimiter = ',', default_value = "1", value_parser = scale)]
+    pub(crate) scale: Vec<f32>,
+    /// Run every node as it stands in the file, without folding and fusing
+    #[arg(long)]
+    pub(crate) no_optimize: bool,
+    /// HTTP header sent with every request; may be repeated
+    #[arg(long = "header", value_name = "NAME:VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// Stands before every weight path in place of the model's directory
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) weight_path_prefix: Option<String>,
+    /// The address is that of a TF-Hub model, not of its model.json
+    #[arg(long)]
+    pub(crate) from_tf_hub: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Compute this instead of the signature's outputs: an output, any node, or `node:1`; may be repeated
+    #[arg(long = "output", short, value_name = "NODE")]
+    pub(crate) outputs: Vec<String>,
+    /// Write every output to DIR/NAME.npy instead of showing it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Class names, one per line: show the likeliest classes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
+    /// How many classes to show
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    pub(crate) top: usize,
+}
+
+fn scale(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x != 0.0 => Ok(x),
+        _ => Err("expected a number other than 0".to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME:VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}

@@ -1,0 +1,41 @@
+use std::{io, path::PathBuf};
+
+use tfjs_convert::ConvertError;
+use tfjs_format::FormatError;
+use tfjs_graph::GraphError;
+use tfjs_kernels::KernelError;
+
+use crate::{image::ImageError, npy::NpyError};
+
+/// Why a command failed. Causes that need no words of our own pass through.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    #[error("cannot start the threads")]
+    Threads(#[source] KernelError),
+    #[error("cannot {action} {}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot write to the terminal or pipe")]
+    Stdout(#[source] io::Error),
+    #[error("cannot write JSON")]
+    Json(#[source] serde_json::Error),
+    #[error("cannot read the array in {}", path.display())]
+    Array { path: PathBuf, source: NpyError },
+    #[error("cannot use {} for input `{input}`", path.display())]
+    Picture { input: String, path: PathBuf, source: ImageError },
+    #[error("{} is for no particular input; write NAME={} with one of {}", path.display(), path.display(), known.join(", "))]
+    UnnamedInput { path: PathBuf, known: Vec<String> },
+    #[error("{} holds no array for input `{input}`; it holds {}", path.display(), found.join(", "))]
+    NoSuchArray { path: PathBuf, input: String, found: Vec<String> },
+    #[error("outputs `{first}` and `{second}` would both be written to {file}")]
+    SameFile { first: String, second: String, file: String },
+    #[error("the model's input `{input}` is {what}; give it with --input {input}=FILE.npy")]
+    NoRandomInput { input: String, what: String },
+    #[error("--{flag} must be at least 1")]
+    Zero { flag: &'static str },
+}

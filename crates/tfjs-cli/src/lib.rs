@@ -1,0 +1,86 @@
+//! The commands `tfjs` and `tensorflowjs_converter`: arguments to library calls to text.
+//!
+//! What was typed is parsed in [`args`]; each command of [`cmd`] makes the library's options of it, calls the
+//! library, and returns the text to print. Printing and exit codes are decided here.
+#![allow(clippy::print_stderr, reason = "a command line tool prints")]
+#![allow(clippy::result_large_err, reason = "an error ends the process, its size costs nothing")]
+
+mod args;
+mod cmd;
+mod error;
+mod files;
+mod image;
+mod inputs;
+mod load;
+mod npy;
+mod show;
+
+use std::{
+    error::Error,
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use args::{Args, Command};
+use error::CliError;
+
+/// Runs the `tfjs` command; `argv` starts with the program's name. The exit code is 0 for success, 1 for a failure,
+/// 2 for arguments that make no sense.
+pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(argv) {
+        Ok(args) => args,
+        Err(e) => return usage(&e),
+    };
+    trace(args.verbose);
+    report(match args.command {
+        Command::Run(args) => cmd::run::run(&args),
+    })
+}
+
+/// Help, version or a usage error.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed terminal.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+/// Prints what a command says, or the chain of causes of its failure.
+fn report(result: Result<String, CliError>) -> ExitCode {
+    let printed = result.and_then(|text| match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads has enough, as in `tfjs inspect … | head`.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(CliError::Stdout),
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", chain(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!("\n  caused by: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Sends what the libraries trace to stderr, if asked for.
+fn trace(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    // A second subscriber is refused, which happens only when a program calls this twice.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).try_init();
+}

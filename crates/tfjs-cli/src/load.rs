@@ -1,0 +1,48 @@
+//! Models to run.
+
+use tfjs_format::io::LoadOptions;
+use tfjs_graph::{GraphModel, ModelOptions};
+use tfjs_kernels::Threads;
+
+use crate::{CliError, args::ModelArgs, image::Normalise, inputs};
+
+/// The graph model that the arguments name.
+///
+/// # Errors
+/// When it cannot be reached or is malformed.
+pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
+    let load = LoadOptions {
+        headers: args.headers.clone(),
+        weight_path_prefix: args.weight_path_prefix.clone(),
+        from_tf_hub: args.from_tf_hub,
+        ..LoadOptions::default()
+    };
+    let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
+    Ok(GraphModel::open_with(&args.model, &load, options)?)
+}
+
+/// Runs `f` on as many threads as the arguments say.
+///
+/// # Errors
+/// When the threads cannot be started, and those of `f`.
+pub(crate) fn on_threads<R: Send>(
+    args: &ModelArgs,
+    f: impl FnOnce() -> Result<R, CliError> + Send,
+) -> Result<R, CliError> {
+    match args.threads {
+        None => f(),
+        Some(n) => Threads::new(n.get()).map_err(CliError::Threads)?.run(f),
+    }
+}
+
+/// The tensors that the arguments name.
+///
+/// # Errors
+/// When a file cannot be read or does not fit.
+pub(crate) fn inputs(
+    args: &ModelArgs,
+    model: &GraphModel,
+) -> Result<Vec<(String, tfjs_kernels::Tensor)>, CliError> {
+    let normalise = Normalise { mean: args.mean.clone(), scale: args.scale.clone() };
+    inputs::load(&args.inputs, model, &normalise)
+}
