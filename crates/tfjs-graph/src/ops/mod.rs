@@ -29,7 +29,15 @@ use std::{collections::HashSet, sync::LazyLock};
 use crate::op::OpDef;
 
 pub(crate) mod control;
+mod graph;
 mod hash_table;
+mod image;
+mod infer;
+mod ragged;
+mod slice_join;
+mod sparse;
+mod string;
+mod transformation;
 
 pub(crate) use control::constant as graph_const;
 
@@ -40,7 +48,14 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("control flow V1", control::FLOW),
         ("TensorList", control::LIST_OPS),
         ("TensorArray", control::ARRAY_OPS),
+        ("graph", graph::OPS),
         ("hash_table", hash_table::OPS),
+        ("image", image::OPS),
+        ("ragged", ragged::OPS),
+        ("slice_join", slice_join::OPS),
+        ("sparse", sparse::OPS),
+        ("string", string::OPS),
+        ("transformation", transformation::OPS),
     ]
     .into_iter()
 }
