@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 
-use crate::inputs::InputArg;
+use crate::{converter::ConvertArgs, inputs::InputArg};
 
 /// Convert TensorFlow models to TensorFlow.js and run them.
 #[derive(Debug, Parser)]
@@ -13,12 +13,15 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Tell on stderr what is done; twice for more
-    #[arg(short = 'V', long, global = true, action = ArgAction::Count)]
+    #[arg(long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Convert a TensorFlow model to TensorFlow.js, with the flags of tensorflowjs_converter
+    #[command(args_override_self = true)]
+    Convert(Box<ConvertArgs>),
     /// Run a model and show or store its outputs
     Run(RunArgs),
 }

@@ -1,3 +1,4 @@
 //! The commands.
 
+pub(crate) mod convert;
 pub(crate) mod run;

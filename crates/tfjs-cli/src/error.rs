@@ -36,6 +36,8 @@ pub(crate) enum CliError {
     SameFile { first: String, second: String, file: String },
     #[error("the model's input `{input}` is {what}; give it with --input {input}=FILE.npy")]
     NoRandomInput { input: String, what: String },
-    #[error("--{flag} must be at least 1")]
-    Zero { flag: &'static str },
+    #[error("Expected weight_shard_size_bytes to be a positive integer, but got {bytes}")]
+    ShardSize { bytes: i64 },
+    #[error("--metadata has `{item}`, expected KEY:FILE")]
+    Metadata { item: String },
 }

@@ -7,6 +7,7 @@
 
 mod args;
 mod cmd;
+mod converter;
 mod error;
 mod files;
 mod image;
@@ -22,22 +23,54 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use args::{Args, Command};
+use converter::Converter;
 use error::CliError;
 
 /// Runs the `tfjs` command; `argv` starts with the program's name. The exit code is 0 for success, 1 for a failure,
 /// 2 for arguments that make no sense.
 pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(argv) {
+    let args = match Args::try_parse_from(with_converter_flags(argv.into_iter().collect())) {
         Ok(args) => args,
         Err(e) => return usage(&e),
     };
     trace(args.verbose);
     report(match args.command {
+        Command::Convert(args) => {
+            if let Some(missing) = args.missing() {
+                let mut command = Args::command();
+                let message = format!("the {missing} path is missing: tfjs convert [FLAGS] INPUT OUTPUT");
+                return usage(&command.error(ErrorKind::MissingRequiredArgument, message));
+            }
+            cmd::convert::run(&args)
+        }
         Command::Run(args) => cmd::run::run(&args),
     })
+}
+
+/// Runs the `tensorflowjs_converter` command: `tfjs convert` with the Python tool's exit codes.
+pub fn tensorflowjs_converter(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut argv = argv.into_iter();
+    let program = argv.next();
+    match Converter::try_parse_from(program.into_iter().chain(converter::normalised(argv))) {
+        Ok(converter) => report(cmd::convert::run(&converter.args)),
+        Err(e) => usage(&e),
+    }
+}
+
+/// `tfjs convert` takes its flags as `tensorflowjs_converter` does.
+fn with_converter_flags(mut argv: Vec<OsString>) -> Vec<OsString> {
+    let command = argv.iter().skip(1).position(|arg| !arg.to_string_lossy().starts_with('-'));
+    match command.map(|at| at + 1) {
+        Some(at) if argv[at] == "convert" => {
+            let flags = argv.split_off(at + 1);
+            argv.extend(converter::normalised(flags));
+            argv
+        }
+        _ => argv,
+    }
 }
 
 /// Help, version or a usage error.

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use num_complex::Complex32;
+use serde::Serialize;
 use tfjs_kernels::{Tensor, TfString};
+
+use crate::CliError;
 
 /// Dimensions as `[1, ?, 3]`.
 pub(crate) fn shape(dims: &[Option<usize>]) -> String {
@@ -86,6 +89,14 @@ impl fmt::Display for Text {
             Err(_) => write!(f, "\"{}\"", self.0.escape_ascii()),
         }
     }
+}
+
+/// JSON with a line end.
+///
+/// # Errors
+/// When a value cannot be written as JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, CliError> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(CliError::Json)
 }
 
 /// Text in columns, two spaces apart; the columns whose header starts with `>` are right-aligned.
