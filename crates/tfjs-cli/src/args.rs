@@ -23,7 +23,7 @@ pub(crate) enum Command {
     #[command(args_override_self = true)]
     Convert(Box<ConvertArgs>),
     /// Run a model and show or store its outputs
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 }
 
 /// The model and what it is fed.
