@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::FormatError;
 
-/// JSON nested deeper than this is refused. Real models stay below 40.
-pub(crate) const MAX_DEPTH: usize = 100;
+/// JSON nested deeper than this is refused: the limit of serde_json. Real models stay below 40.
+pub(crate) const MAX_DEPTH: usize = 127;
 
 /// A place inside a JSON file, built on the stack on the way down and printed only when needed.
 #[derive(Clone, Copy)]
@@ -87,8 +87,10 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, FormatError> {
     if text.first() == Some(&0x0A) && text.iter().take(64).any(|&b| b < 0x20 && !b"\t\n\r".contains(&b)) {
         return Err(FormatError::ProtobufInsteadOfJson);
     }
-    check_depth(text)?;
-    serde_json::from_slice(text).map_err(FormatError::JsonSyntax)
+    serde_json::from_slice(text).map_err(|error| match depth(text) > MAX_DEPTH {
+        true => FormatError::TooDeep { limit: MAX_DEPTH },
+        false => FormatError::JsonSyntax(error),
+    })
 }
 
 /// Whether these bytes are a Git LFS pointer file.
@@ -96,31 +98,24 @@ pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
-fn check_depth(text: &[u8]) -> Result<(), FormatError> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+/// How deeply brackets are nested, in text that need not be valid.
+fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
     for &byte in text {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
         match byte {
-            b'"' => in_string = true,
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
             b'{' | b'[' => {
                 depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(FormatError::TooDeep { limit: MAX_DEPTH });
-                }
+                deepest = deepest.max(depth);
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    Ok(())
+    deepest
 }
 
 pub(crate) fn object(value: Value, at: &Place<'_>) -> Result<Map<String, Value>, FormatError> {
@@ -231,8 +226,8 @@ pub(crate) fn to_python_json<T: Serialize>(value: &T) -> Result<String, FormatEr
     value
         .serialize(&mut serde_json::Serializer::with_formatter(&mut out, Python))
         .map_err(FormatError::JsonSyntax)?;
-    // The formatter writes ASCII only.
-    Ok(String::from_utf8_lossy(&out).into_owned())
+    // The formatter writes ASCII only, so nothing is ever replaced.
+    Ok(String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 struct Python;
@@ -256,7 +251,7 @@ impl Formatter for Python {
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, w: &mut W, text: &str) -> io::Result<()> {
         let mut rest = text;
-        while let Some(at) = rest.find(|c: char| !matches!(c, ' '..='~')) {
+        while let Some(at) = rest.bytes().position(|b| !matches!(b, b' '..=b'~')) {
             w.write_all(&rest.as_bytes()[..at])?;
             rest = &rest[at..];
             let Some(c) = rest.chars().next() else { break };

@@ -81,7 +81,7 @@
 //!
 //! Nothing in a file makes this crate panic, abort or reserve memory that no file fills. [`FormatError`] has
 //! a variant per cause and names the file, the place and what was expected there. The limits: JSON nested
-//! 100 levels deep, [`MAX_REPEATED_ELEMENTS`] elements made of fewer values. One promise must come from
+//! 127 levels deep, [`MAX_REPEATED_ELEMENTS`] elements made of fewer values. One promise must come from
 //! outside: a mapped file is not shortened while it is in use (see [`io::map_file`]).
 mod data;
 mod dtype;
