@@ -185,6 +185,28 @@ pub fn complex(real: &Tensor, imag: &Tensor) -> Result<Tensor> {
     Ok(map2(re, im, |&a, &b| Complex32::new(a, b))?.into())
 }
 
+/// The regularised incomplete beta function of broadcast float32 tensors.
+///
+/// # Errors
+/// [`KernelError`] when an input is not float32 or the shapes do not go together.
+pub fn betainc(a: &Tensor, b: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (a, b, x) = (a.typed::<f32>("a")?, b.typed::<f32>("b")?, x.typed::<f32>("x")?);
+    let shape = broadcast_shape(&broadcast_shape(a.dims(), b.dims())?, x.dims())?;
+    let walk = Walk::new(&shape, [a.dims(), b.dims(), x.dims()]);
+    let mut out = Vec::with_capacity(shape.checked_len()?);
+    if !shape.contains(&0) {
+        let [ma, mb, mx] = walk.moves.map(usize::from);
+        walk.for_rows(0..walk.rows(), |_, [i, j, k]| {
+            out.extend((0..walk.inner).map(|n| {
+                let [a, b, x] =
+                    [a.data()[i + ma * n], b.data()[j + mb * n], x.data()[k + mx * n]].map(f64::from);
+                special::betainc(a, b, x) as f32
+            }));
+        });
+    }
+    Tensor::new(shape, out)
+}
+
 /// `x` where not negative, `alpha * x` elsewhere; `alpha` is broadcast to `x`'s shape.
 ///
 /// # Errors

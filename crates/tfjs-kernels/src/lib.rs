@@ -4,6 +4,7 @@ mod broadcast;
 pub mod cast;
 pub mod conv;
 pub mod creation;
+pub mod einsum;
 mod elementwise;
 mod epilogue;
 mod error;

@@ -224,7 +224,7 @@ impl Plan {
         merge: impl Fn(A, A) -> A + Copy + Send + Sync,
     ) -> Vec<A> {
         let mut blocks = self.blocks.clone();
-        let mut next = |blocks: &mut Vec<(usize, bool)>| {
+        let next = |blocks: &mut Vec<(usize, bool)>| {
             let p = blocks.iter().rposition(|b| b.1)?;
             let inner = blocks[p + 1..].iter().map(|b| b.0).product();
             let (r, _) = blocks.remove(p);

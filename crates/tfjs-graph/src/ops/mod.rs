@@ -28,14 +28,23 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use crate::op::OpDef;
 
+mod arithmetic;
+mod basic_math;
 pub(crate) mod control;
+mod creation;
+mod dynamic;
+mod evaluation;
 mod graph;
 mod hash_table;
 mod image;
 mod infer;
+mod logical;
+mod matrices;
 mod ragged;
+mod reduction;
 mod slice_join;
 mod sparse;
+mod spectral;
 mod string;
 mod transformation;
 
@@ -44,16 +53,25 @@ pub(crate) use control::constant as graph_const;
 /// All families: name and table.
 pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
     [
+        ("arithmetic", arithmetic::OPS),
+        ("basic_math", basic_math::OPS),
         ("control", control::OPS),
         ("control flow V1", control::FLOW),
         ("TensorList", control::LIST_OPS),
         ("TensorArray", control::ARRAY_OPS),
+        ("creation", creation::OPS),
+        ("dynamic", dynamic::OPS),
+        ("evaluation", evaluation::OPS),
         ("graph", graph::OPS),
         ("hash_table", hash_table::OPS),
         ("image", image::OPS),
+        ("logical", logical::OPS),
+        ("matrices", matrices::OPS),
         ("ragged", ragged::OPS),
+        ("reduction", reduction::OPS),
         ("slice_join", slice_join::OPS),
         ("sparse", sparse::OPS),
+        ("spectral", spectral::OPS),
         ("string", string::OPS),
         ("transformation", transformation::OPS),
     ]

@@ -1,6 +1,6 @@
 //! Changing shapes.
 use tfjs_kernels::{
-    DType, Shape, Tensor,
+    DType, Shape, Tensor, cast,
     transform::{self, MirrorMode, SpaceFormat},
 };
 
@@ -77,6 +77,7 @@ pub(super) const OPS: &[OpDef] = &[
             |f| Ok(vec![fact(Some(DType::Int32), dims(f, 0).map(<[_]>::to_vec))]),
         )
     }),
+    OpDef::new("Cast", 1..=1, cast),
     OpDef::new("DepthToSpace", 1..=1, |b| space(b, true)),
     OpDef::new("EnsureShape", 1..=1, |b| {
         let want = b.attrs.shape("shape")?;
@@ -212,6 +213,29 @@ pub(super) const OPS: &[OpDef] = &[
 ];
 
 /// Whether a shape may be what is wanted.
+fn cast(b: &Build<'_>) -> Boxed {
+    let (from, to) = (b.attrs.opt_data_type("SrcT")?, b.attrs.data_type("DstT")?);
+    let truncate = b.attrs.bool_or("Truncate", false)?;
+    let source = from.and_then(DType::from_proto);
+    let target = DType::from_proto(to)
+        .ok_or_else(|| unsupported("DstT", format!("{to:?}"), "types that tensors hold"))?;
+    let check = move |got: DType| match source {
+        Some(s) if s != got => Err(OpError::input("x", format!("it is {got}, but SrcT says {s}"))),
+        _ => Ok(()),
+    };
+    simple(
+        move |x| {
+            let input = x.take(0)?;
+            check(input.dtype())?;
+            one(cast::cast(input, to, truncate))
+        },
+        move |f| {
+            dtype(f, 0).map(check).transpose()?;
+            Ok(vec![fact(Some(target), dims(f, 0).map(<[_]>::to_vec))])
+        },
+    )
+}
+
 fn fits(got: &Dims, want: &[Option<usize>]) -> bool {
     got.as_ref().is_none_or(|got| {
         got.len() == want.len() && got.iter().zip(want).all(|(g, w)| g.is_none() || w.is_none() || g == w)

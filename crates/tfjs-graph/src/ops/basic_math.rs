@@ -1,0 +1,148 @@
+//! Functions of one tensor, element by element, and a few of two.
+use tfjs_kernels::{
+    DType,
+    binary::{self, BinaryOp},
+    unary::{self, UnaryOp, unary},
+};
+
+use super::{
+    arithmetic::{broadcast, pair},
+    infer::{dims, dtype, fact},
+};
+use crate::{
+    Op, OpError,
+    op::{Build, OpDef, one, same, simple},
+};
+
+pub(super) const OPS: &[OpDef] = &[
+    OpDef::new("Abs", 1..=1, |_| each(UnaryOp::Abs)),
+    OpDef::new("Acos", 1..=1, |_| each(UnaryOp::Acos)),
+    OpDef::new("Acosh", 1..=1, |_| each(UnaryOp::Acosh)),
+    OpDef::new("Angle", 1..=1, |_| each(UnaryOp::Angle)),
+    OpDef::new("Asin", 1..=1, |_| each(UnaryOp::Asin)),
+    OpDef::new("Asinh", 1..=1, |_| each(UnaryOp::Asinh)),
+    OpDef::new("Atan", 1..=1, |_| each(UnaryOp::Atan)),
+    OpDef::new("Atan2", 2..=2, |_| pair(BinaryOp::Atan2)),
+    OpDef::new("Atanh", 1..=1, |_| each(UnaryOp::Atanh)),
+    OpDef::new("BesselI0", 1..=1, |_| each(UnaryOp::BesselI0)),
+    OpDef::new("BesselI0e", 1..=1, |_| each(UnaryOp::BesselI0e)),
+    OpDef::new("BesselI1", 1..=1, |_| each(UnaryOp::BesselI1)),
+    OpDef::new("BesselI1e", 1..=1, |_| each(UnaryOp::BesselI1e)),
+    OpDef::new("BesselJ0", 1..=1, |_| each(UnaryOp::BesselJ0)),
+    OpDef::new("BesselJ1", 1..=1, |_| each(UnaryOp::BesselJ1)),
+    OpDef::new("BesselK0", 1..=1, |_| each(UnaryOp::BesselK0)),
+    OpDef::new("BesselK0e", 1..=1, |_| each(UnaryOp::BesselK0e)),
+    OpDef::new("BesselK1", 1..=1, |_| each(UnaryOp::BesselK1)),
+    OpDef::new("BesselK1e", 1..=1, |_| each(UnaryOp::BesselK1e)),
+    OpDef::new("BesselY0", 1..=1, |_| each(UnaryOp::BesselY0)),
+    OpDef::new("BesselY1", 1..=1, |_| each(UnaryOp::BesselY1)),
+    OpDef::new("Betainc", 3..=3, betainc),
+    OpDef::new("Ceil", 1..=1, |_| each(UnaryOp::Ceil)),
+    OpDef::new("ClipByValue", 3..=3, clip_by_value),
+    OpDef::new("Complex", 2..=2, complex),
+    OpDef::new("ComplexAbs", 1..=1, |_| each(UnaryOp::ComplexAbs)),
+    OpDef::new("Conj", 1..=1, |_| each(UnaryOp::Conj)),
+    OpDef::new("Cos", 1..=1, |_| each(UnaryOp::Cos)),
+    OpDef::new("Cosh", 1..=1, |_| each(UnaryOp::Cosh)),
+    OpDef::new("Dawsn", 1..=1, |_| each(UnaryOp::Dawsn)),
+    OpDef::new("Digamma", 1..=1, |_| each(UnaryOp::Digamma)),
+    OpDef::new("Elu", 1..=1, |_| each(UnaryOp::Elu)),
+    OpDef::new("Erf", 1..=1, |_| each(UnaryOp::Erf)),
+    OpDef::new("Erfc", 1..=1, |_| each(UnaryOp::Erfc)),
+    OpDef::new("Erfinv", 1..=1, |_| each(UnaryOp::Erfinv)),
+    OpDef::new("Exp", 1..=1, |_| each(UnaryOp::Exp)),
+    OpDef::new("Expint", 1..=1, |_| each(UnaryOp::Expint)),
+    OpDef::new("Expm1", 1..=1, |_| each(UnaryOp::Expm1)),
+    OpDef::new("Floor", 1..=1, |_| each(UnaryOp::Floor)),
+    OpDef::new("FresnelCos", 1..=1, |_| each(UnaryOp::FresnelCos)),
+    OpDef::new("FresnelSin", 1..=1, |_| each(UnaryOp::FresnelSin)),
+    OpDef::new("Igamma", 2..=2, |_| pair(BinaryOp::Igamma)),
+    OpDef::new("Igammac", 2..=2, |_| pair(BinaryOp::Igammac)),
+    OpDef::new("Imag", 1..=1, |_| each(UnaryOp::Imag)),
+    OpDef::new("Inv", 1..=1, |_| each(UnaryOp::Inv)),
+    OpDef::new("IsFinite", 1..=1, |_| each(UnaryOp::IsFinite)),
+    OpDef::new("IsInf", 1..=1, |_| each(UnaryOp::IsInf)),
+    OpDef::new("IsNan", 1..=1, |_| each(UnaryOp::IsNan)),
+    OpDef::new("LeakyRelu", 1..=1, leaky_relu),
+    OpDef::new("Lgamma", 1..=1, |_| each(UnaryOp::Lgamma)),
+    OpDef::new("Log", 1..=1, |_| each(UnaryOp::Log)),
+    OpDef::new("Log1p", 1..=1, |_| each(UnaryOp::Log1p)),
+    OpDef::new("Ndtri", 1..=1, |_| each(UnaryOp::Ndtri)),
+    OpDef::new("Neg", 1..=1, |_| each(UnaryOp::Neg)),
+    OpDef::new("NextAfter", 2..=2, |_| pair(BinaryOp::NextAfter)),
+    OpDef::new("Polygamma", 2..=2, |_| pair(BinaryOp::Polygamma)),
+    OpDef::new("Prelu", 2..=2, prelu),
+    OpDef::new("Real", 1..=1, |_| each(UnaryOp::Real)),
+    OpDef::new("Reciprocal", 1..=1, |_| each(UnaryOp::Reciprocal)),
+    OpDef::new("Relu", 1..=1, |_| each(UnaryOp::Relu)),
+    OpDef::new("Relu6", 1..=1, |_| each(UnaryOp::Relu6)),
+    OpDef::new("Rint", 1..=1, |_| each(UnaryOp::Rint)),
+    OpDef::new("Round", 1..=1, |_| each(UnaryOp::Round)),
+    OpDef::new("Rsqrt", 1..=1, |_| each(UnaryOp::Rsqrt)),
+    OpDef::new("Selu", 1..=1, |_| each(UnaryOp::Selu)),
+    OpDef::new("Sigmoid", 1..=1, |_| each(UnaryOp::Sigmoid)),
+    OpDef::new("Sign", 1..=1, |_| each(UnaryOp::Sign)),
+    OpDef::new("Sin", 1..=1, |_| each(UnaryOp::Sin)),
+    OpDef::new("Sinh", 1..=1, |_| each(UnaryOp::Sinh)),
+    OpDef::new("Softplus", 1..=1, |_| each(UnaryOp::Softplus)),
+    OpDef::new("Softsign", 1..=1, |_| each(UnaryOp::Softsign)),
+    OpDef::new("Spence", 1..=1, |_| each(UnaryOp::Spence)),
+    OpDef::new("Sqrt", 1..=1, |_| each(UnaryOp::Sqrt)),
+    OpDef::new("Square", 1..=1, |_| each(UnaryOp::Square)),
+    OpDef::new("Tan", 1..=1, |_| each(UnaryOp::Tan)),
+    OpDef::new("Tanh", 1..=1, |_| each(UnaryOp::Tanh)),
+    OpDef::new("Zeta", 2..=2, |_| pair(BinaryOp::Zeta)),
+];
+
+/// An op of one input.
+pub(super) fn each(op: UnaryOp) -> Result<Box<dyn Op>, OpError> {
+    simple(
+        move |x| one(unary(op, x.take(0)?)),
+        move |facts| {
+            let output = dtype(facts, 0).map(|t| op.output_dtype(t)).transpose()?;
+            Ok(vec![fact(output, dims(facts, 0).map(<[_]>::to_vec))])
+        },
+    )
+}
+
+fn leaky_relu(b: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
+    let alpha = b.attrs.float_or("alpha", 0.2)?;
+    simple(move |x| one(unary::leaky_relu(x.take(0)?, alpha)), same)
+}
+
+fn clip_by_value(_: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
+    simple(
+        |x| {
+            let t = x.take(0)?;
+            one(unary::clip_by_value(t, x.tensor(1)?, x.tensor(2)?))
+        },
+        same,
+    )
+}
+
+fn complex(_: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
+    simple(
+        |x| one(binary::complex(x.tensor(0)?, x.tensor(1)?)),
+        |facts| Ok(vec![fact(Some(DType::Complex64), broadcast(dims(facts, 0), dims(facts, 1))?)]),
+    )
+}
+
+fn prelu(_: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
+    simple(
+        |x| {
+            let (v, alpha) = (x.take(0)?, x.take(1)?);
+            one(binary::prelu(v, alpha))
+        },
+        super::arithmetic::like_both,
+    )
+}
+
+fn betainc(_: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
+    simple(
+        |x| one(binary::betainc(x.tensor(0)?, x.tensor(1)?, x.tensor(2)?)),
+        |facts| {
+            let both = broadcast(dims(facts, 0), dims(facts, 1))?;
+            Ok(vec![fact(Some(DType::Float32), broadcast(both.as_deref(), dims(facts, 2))?)])
+        },
+    )
+}
