@@ -359,6 +359,34 @@ pub enum ConvertError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A module cannot be downloaded.
+    #[error("cannot download {url}")]
+    Download {
+        /// The address.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What was downloaded is not a compressed archive.
+    #[error("{url} did not give a .tar.gz archive")]
+    Archive {
+        /// The address.
+        url: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An entry of a downloaded archive is refused.
+    #[error("`{entry}` in the archive from {url} is refused: {what}")]
+    ArchiveEntry {
+        /// The address.
+        url: String,
+        /// The entry.
+        entry: String,
+        /// Why.
+        what: &'static str,
+    },
     /// An address in a build that cannot fetch.
     #[error("{url} cannot be fetched: this build has no HTTP support (feature `http`)")]
     NoHttp {

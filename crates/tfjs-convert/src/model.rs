@@ -40,7 +40,7 @@ impl Model {
         keep_needed(&mut imported);
         mark_stored(&mut imported.graph);
         let mut graph = build(&imported, &ledger)?;
-        let warnings = set_endpoints(&mut graph, &imported.signature)?;
+        set_endpoints(&mut graph, &imported.signature)?;
         graph.targets = imported.init_ops.iter().filter_map(|op| graph.find(op)).collect();
         if let Some(prefix) = &imported.prefix {
             add_prefix(&mut graph, prefix);
@@ -52,7 +52,7 @@ impl Model {
             initializer: None,
             variables: imported.variables,
             ledger,
-            warnings,
+            warnings: Vec::new(),
             tensorflow_version: imported.tensorflow_version,
         })
     }
@@ -172,9 +172,8 @@ fn path_bytes(path: &PathBuf) -> TfString {
     TfString::from(path.to_string_lossy().into_owned())
 }
 
-/// Turns the signature into endpoints; inputs that no output needs are left out and reported.
-fn set_endpoints(graph: &mut Graph, signature: &Signature) -> Result<Vec<Warning>, ConvertError> {
-    let mut warnings = Vec::new();
+/// Turns the signature into endpoints. Inputs that no output needs stay: whoever feeds the whole signature may do so.
+fn set_endpoints(graph: &mut Graph, signature: &Signature) -> Result<(), ConvertError> {
     let endpoint = |graph: &Graph, key: &str, tensor: &crate::source::TensorRef, role| {
         let port = graph.port(&tensor.name).ok_or_else(|| tfjs_graph::GraphError::DanglingEndpoint {
             role,
@@ -194,19 +193,15 @@ fn set_endpoints(graph: &mut Graph, signature: &Signature) -> Result<Vec<Warning
         let output = endpoint(graph, key, tensor, "output")?;
         graph.outputs.push(output);
     }
-    let needed = reachable(graph, graph.outputs.iter().map(|o| o.port.node));
     if signature.declared {
         for (key, tensor) in &signature.inputs {
             let input = endpoint(graph, key, tensor, "input")?;
-            if needed.contains(&input.port.node) {
-                graph.inputs.push(input);
-            } else {
-                warnings.push(Warning::UnusedInput { key: key.clone() });
-            }
+            graph.inputs.push(input);
         }
         feed_inputs(graph);
-        return Ok(warnings);
+        return Ok(());
     }
+    let needed = reachable(graph, graph.outputs.iter().map(|o| o.port.node));
     let placeholders: Vec<_> = graph
         .iter()
         .filter(|(id, n)| needed.contains(id) && matches!(n.op.as_str(), "Placeholder" | "PlaceholderV2"))
@@ -220,7 +215,7 @@ fn set_endpoints(graph: &mut Graph, signature: &Signature) -> Result<Vec<Warning
         .collect();
     graph.inputs = placeholders;
     graph.inputs.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(warnings)
+    Ok(())
 }
 
 pub(crate) fn shape_attr(node: &tfjs_graph::Node) -> Option<proto::TensorShapeProto> {

@@ -8,7 +8,7 @@ use tracing::debug;
 use crate::{
     ConvertError, ConvertOptions, Warning,
     model::{Model, retain_reachable},
-    passes::{debug_ops, effects, freeze, inline, lower, ops_check, outputs, tables},
+    passes::{debug_ops, defaults, effects, freeze, inline, lower, ops_check, outputs, tables},
 };
 
 type Pass = fn(&mut Model, &ConvertOptions) -> Result<usize, ConvertError>;
@@ -23,6 +23,7 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("prune", prune),
     ("lower ops", |m, _| Ok(everywhere(m, &mut lower::lower))),
     ("check ops before optimization", |m, o| check_ops(m, o, "before")),
+    ("fill in default attributes", |m, _| Ok(everywhere(m, &mut defaults::fill))),
     ("fold constants", fold_constants),
     ("simplify", |m, _| Ok(everywhere(m, &mut graph_passes::simplify))),
     ("merge equal nodes", |m, _| Ok(everywhere(m, &mut |g| graph_passes::dedup(g, &Registry::default())))),
@@ -36,6 +37,7 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("fold constants again", fold_constants),
     ("simplify again", |m, _| Ok(everywhere(m, &mut graph_passes::simplify))),
     ("prune again", prune),
+    ("fill in default attributes again", |m, _| Ok(everywhere(m, &mut defaults::fill))),
     ("separate outputs", |m, _| Ok(outputs::separate(&mut m.graph))),
     ("check ops after optimization", |m, o| check_ops(m, o, "after")),
 ];

@@ -51,11 +51,6 @@ pub enum Warning {
         /// Greatest relative error.
         relative: f64,
     },
-    /// An input of the signature is not used by the graph and is left out.
-    UnusedInput {
-        /// Signature key.
-        key: String,
-    },
     /// An op was written that TensorFlow.js does not have (`skip_op_check`).
     UnsupportedOp {
         /// The node.
@@ -88,9 +83,6 @@ impl fmt::Display for Warning {
                 f,
                 "constant `{name}` ({dtype}) is rounded to float32, with a relative error of up to {relative:.1e}"
             ),
-            Warning::UnusedInput { key } => {
-                write!(f, "input `{key}` is not used by the chosen outputs and is left out")
-            }
             Warning::UnsupportedOp { node, op } => {
                 write!(f, "node `{node}` needs op {op}, which TensorFlow.js does not have")
             }

@@ -53,7 +53,7 @@ pub(crate) fn lift_signature_call(graph: &mut Graph) -> Result<(), ConvertError>
         }
     }
     let library = std::mem::take(&mut graph.library);
-    let mut inliner = Inliner { library: &library, done: BTreeMap::new(), active: HashSet::new() };
+    let inliner = Inliner { library: &library, done: BTreeMap::new(), active: HashSet::new() };
     let mut moved = Moved::default();
     let body = inliner.library[&function.signature.name].clone();
     inliner.splice(graph, call, &body, "", &mut moved)?;

@@ -1,6 +1,7 @@
 //! Passes that know what TensorFlow files hold; those that know only graphs are in `tfjs_graph::passes`.
 
 pub(crate) mod debug_ops;
+pub(crate) mod defaults;
 pub(crate) mod effects;
 pub(crate) mod freeze;
 pub(crate) mod inline;

@@ -5,6 +5,8 @@ mod checkpoint_v1;
 mod file;
 pub mod frozen;
 pub mod hub;
+#[cfg(feature = "http")]
+mod hub_cache;
 mod import;
 mod ordered_code;
 mod restore;

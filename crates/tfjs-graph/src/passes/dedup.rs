@@ -65,7 +65,9 @@ fn key(graph: &Graph, registry: &Registry, id: NodeId) -> Option<String> {
         };
         return Some(format!("Const {:?} {:?} {bits}", c.data_type(), c.shape()));
     }
-    if node.op.starts_with("Placeholder") || !node.attrs.functions().is_empty() {
+    // TF.js changes lists and arrays in place: two that start out equal must stay two.
+    let is_list = ["TensorList", "EmptyTensorList", "TensorArray"].iter().any(|p| node.op.starts_with(p));
+    if is_list || node.op.starts_with("Placeholder") || !node.attrs.functions().is_empty() {
         return None;
     }
     let functions =
