@@ -31,6 +31,7 @@ use crate::op::OpDef;
 mod arithmetic;
 mod basic_math;
 pub(crate) mod control;
+mod convolution;
 mod creation;
 mod dynamic;
 mod evaluation;
@@ -63,6 +64,7 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("dynamic", dynamic::OPS),
         ("evaluation", evaluation::OPS),
         ("graph", graph::OPS),
+        ("convolution", convolution::OPS),
         ("hash_table", hash_table::OPS),
         ("image", image::OPS),
         ("logical", logical::OPS),

@@ -1,0 +1,137 @@
+//! Convolutions and pooling.
+mod conv;
+mod fused;
+mod pool;
+mod transpose;
+
+use tfjs_kernels::{DataFormat, Padding};
+
+use super::infer::{choice, unsupported};
+use crate::{
+    OpError,
+    op::{Build, OpDef},
+};
+
+type Result<T> = std::result::Result<T, OpError>;
+
+pub(super) const OPS: &[OpDef] = &[
+    OpDef::new("AvgPool", 1..=1, pool::average::<2>),
+    OpDef::new("AvgPool3D", 1..=1, pool::average::<3>),
+    OpDef::new("Conv1D", 2..=2, conv::conv1d),
+    OpDef::new("Conv2D", 2..=2, conv::plain),
+    OpDef::new("Conv2DBackpropInput", 3..=3, transpose::build::<2>),
+    OpDef::new("Conv3D", 2..=2, conv::conv3d),
+    OpDef::new("Conv3DBackpropInputV2", 3..=3, transpose::build::<3>),
+    OpDef::new("DepthwiseConv2d", 2..=2, conv::depthwise),
+    OpDef::new("DepthwiseConv2dNative", 2..=2, conv::depthwise),
+    OpDef::new("Dilation2D", 2..=2, pool::dilation),
+    OpDef::new("FusedDepthwiseConv2dNative", 2..=5, conv::fused_depthwise),
+    OpDef::new("MaxPool", 1..=1, pool::max::<2>),
+    OpDef::new("MaxPool3D", 1..=1, pool::max::<3>),
+    OpDef::new("MaxPoolV2", 3..=3, pool::max_v2),
+    OpDef::new("MaxPoolWithArgmax", 1..=1, pool::max_with_argmax),
+    OpDef::new("_FusedConv2D", 2..=8, conv::fused),
+];
+
+/// `data_format`, which also says where the spatial dimensions of every list attribute are.
+fn data_format<const D: usize>(b: &Build<'_>) -> Result<DataFormat> {
+    use DataFormat::{ChannelsFirst, ChannelsLast};
+    match D {
+        3 => choice(
+            b,
+            "data_format",
+            "NDHWC",
+            &[("NDHWC", ChannelsLast), ("NCDHW", ChannelsFirst)],
+            "NDHWC and NCDHW",
+        ),
+        _ => choice(
+            b,
+            "data_format",
+            "NHWC",
+            &[("NHWC", ChannelsLast), ("NCHW", ChannelsFirst)],
+            "NHWC and NCHW",
+        ),
+    }
+}
+
+/// Index of the first spatial dimension.
+fn first_spatial(format: DataFormat) -> usize {
+    match format {
+        DataFormat::ChannelsLast => 1,
+        DataFormat::ChannelsFirst => 2,
+    }
+}
+
+/// Sizes of the spatial dimensions in a list with an entry per dimension, whose other entries are 1.
+fn spatial<const D: usize>(
+    name: &'static str,
+    list: &[i64],
+    format: DataFormat,
+    default: Option<usize>,
+) -> Result<[usize; D]> {
+    if let (true, Some(default)) = (list.is_empty(), default) {
+        return Ok([default; D]);
+    }
+    let expected = "positive sizes, one per dimension, 1 for batch and channels";
+    let wrong = || unsupported(name, format!("{list:?}"), expected);
+    if list.len() != D + 2 {
+        return Err(wrong());
+    }
+    let first = first_spatial(format);
+    let mut out = [1; D];
+    for (d, &size) in list.iter().enumerate() {
+        let size = usize::try_from(size).ok().filter(|&s| s > 0).ok_or_else(wrong)?;
+        if (first..first + D).contains(&d) {
+            out[d - first] = size;
+        } else if size != 1 {
+            return Err(wrong());
+        }
+    }
+    Ok(out)
+}
+
+/// `padding` and, where it is `EXPLICIT`, `explicit_paddings`.
+fn padding<const D: usize>(b: &Build<'_>, format: DataFormat) -> Result<Padding<D>> {
+    let list = b.attrs.ints("explicit_paddings")?;
+    let options = [("SAME", Some(Padding::Same)), ("VALID", Some(Padding::Valid)), ("EXPLICIT", None)];
+    if let Some(padding) = choice(b, "padding", "", &options, "SAME, VALID and EXPLICIT")? {
+        return Ok(padding);
+    }
+    let wrong = || {
+        let expected = "two values from 0 up per dimension, 0 for batch and channels";
+        unsupported("explicit_paddings", format!("{list:?}"), expected)
+    };
+    if list.len() != 2 * (D + 2) {
+        return Err(wrong());
+    }
+    let first = first_spatial(format);
+    let mut out = [[0; 2]; D];
+    for (d, pair) in list.chunks_exact(2).enumerate() {
+        let size = |v: i64| usize::try_from(v).map_err(|_| wrong());
+        let pair = [size(pair[0])?, size(pair[1])?];
+        if (first..first + D).contains(&d) {
+            out[d - first] = pair;
+        } else if pair != [0, 0] {
+            return Err(wrong());
+        }
+    }
+    Ok(Padding::Explicit(out))
+}
+
+/// Shape of a result, when the batch size alone may be unknown, by the kernel's own rule.
+fn shape_with_open_batch(
+    image: Option<&[Option<usize>]>,
+    rule: impl FnOnce(&[usize]) -> tfjs_kernels::Result<tfjs_kernels::Shape>,
+) -> Result<Option<Vec<Option<usize>>>> {
+    let Some(image) = image else { return Ok(None) };
+    let Some((&batch, rest)) = image.split_first() else {
+        return Err(OpError::input("input", "it has no dimensions"));
+    };
+    let Some(mut known) = rest.iter().copied().collect::<Option<Vec<usize>>>() else { return Ok(None) };
+    known.insert(0, batch.unwrap_or(1));
+    let mut shape: Vec<Option<usize>> = rule(&known)?.iter().map(|&d| Some(d)).collect();
+    if let Some(first) = shape.first_mut() {
+        *first = batch;
+    }
+    Ok(Some(shape))
+}
