@@ -24,6 +24,10 @@ pub(crate) enum Command {
     Convert(Box<ConvertArgs>),
     /// Run a model and show or store its outputs
     Run(Box<RunArgs>),
+    /// Measure how fast a model runs
+    Bench(Box<BenchArgs>),
+    /// Tell what is in a model of any format
+    Inspect(InspectArgs),
 }
 
 /// The model and what it is fed.
@@ -81,6 +85,44 @@ pub(crate) struct RunArgs {
     /// How many classes to show
     #[arg(long, value_name = "K", default_value_t = 5)]
     pub(crate) top: usize,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Runs before measuring starts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) warmup: usize,
+    /// Measure for this long
+    #[arg(long, value_name = "S", default_value = "3", value_parser = seconds, conflicts_with = "runs")]
+    pub(crate) seconds: f64,
+    /// Measure this many runs
+    #[arg(long, value_name = "N")]
+    pub(crate) runs: Option<NonZeroUsize>,
+    /// List the costliest ops and nodes
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InspectArgs {
+    /// SavedModel, frozen graph, TF-Hub module, session bundle, Keras file, TensorFlow.js model or its address
+    pub(crate) path: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        // A day is more than anyone means.
+        Ok(s) if (0.0..=86_400.0).contains(&s) => Ok(s),
+        _ => Err("expected a number of seconds".to_owned()),
+    }
 }
 
 fn scale(text: &str) -> Result<f32, String> {

@@ -1,4 +1,6 @@
 //! The commands.
 
+pub(crate) mod bench;
 pub(crate) mod convert;
+pub(crate) mod inspect;
 pub(crate) mod run;

@@ -12,8 +12,10 @@ mod error;
 mod files;
 mod image;
 mod inputs;
+mod inspect;
 mod load;
 mod npy;
+mod random;
 mod show;
 
 use std::{
@@ -47,6 +49,8 @@ pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             cmd::convert::run(&args)
         }
         Command::Run(args) => cmd::run::run(&args),
+        Command::Bench(args) => cmd::bench::run(&args),
+        Command::Inspect(args) => cmd::inspect::run(&args),
     })
 }
 

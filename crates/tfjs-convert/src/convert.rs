@@ -71,6 +71,24 @@ pub fn convert(
     Ok(summary)
 }
 
+/// Goes through a conversion without writing anything, and without reading weights that no pass looks at. Says what
+/// would be warned of; the output path does not matter.
+///
+/// # Errors
+/// As [`convert`], where the cause lies before writing.
+pub fn check(options: &ConvertOptions) -> Result<Vec<Warning>, ConvertError> {
+    let options = ConvertOptions { output: ".".into(), dump: None, ..options.clone() };
+    if options.check()? != OutputFormat::TfjsGraphModel {
+        return Err(ConvertError::NotYet { input: options.input_format.name() });
+    }
+    let (imported, mut warnings) = read(&options)?;
+    let mut model = Model::new(imported)?;
+    pipeline::run(&mut model, &options, &mut |_| {})?;
+    warnings.append(&mut model.warnings);
+    warnings.extend(model.ledger.entries());
+    Ok(warnings)
+}
+
 fn read(options: &ConvertOptions) -> Result<(Imported, Vec<Warning>), ConvertError> {
     let tags = &options.saved_model_tags;
     let input = std::path::Path::new(&options.input);

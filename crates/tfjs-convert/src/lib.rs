@@ -21,7 +21,7 @@ pub mod source;
 mod summary;
 mod values;
 
-pub use convert::convert;
+pub use convert::{check, convert};
 pub use error::ConvertError;
 pub use options::{ConvertOptions, InputFormat, OutputFormat, QuantizationMap};
 pub use passes::ops_check::is_supported;

@@ -1,0 +1,56 @@
+//! Inputs made up for measuring, the same in every process.
+
+use num_complex::Complex32;
+use tfjs_graph::{DType, TensorInfo};
+use tfjs_kernels::{Tensor, TfString};
+
+use crate::{CliError, show};
+
+/// A tensor for an input: numbers from 0 to 1, whole ones 0 or 1; unknown dimensions are 1.
+///
+/// # Errors
+/// When the input's rank is not known, or the shape is too large.
+pub(crate) fn tensor(input: &TensorInfo, seed: u64) -> Result<Tensor, CliError> {
+    let refused = |what: String| CliError::NoRandomInput { input: input.key.clone(), what };
+    let Some(dims) = &input.shape else { return Err(refused("of unknown shape".to_owned())) };
+    let shape: Vec<usize> = dims.iter().map(|d| d.unwrap_or(1)).collect();
+    let too_large = || refused(format!("of shape {}, which does not fit in memory", show::shape(dims)));
+    let n = tfjs_kernels::Shape::from(&shape[..]).checked_len().map_err(|_| too_large())?;
+    let mut state = seed.wrapping_add(1);
+    // SplitMix64; the upper half has the better bits.
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) >> 40
+    };
+    let mut unit = || next() as f32 / (1u32 << 24) as f32;
+    match input.dtype.unwrap_or(DType::Float32) {
+        DType::Float32 => Tensor::new(shape, (0..n).map(|_| unit()).collect()),
+        DType::Int32 => Tensor::new(shape, (0..n).map(|_| i32::from(unit() >= 0.5)).collect()),
+        DType::Bool => Tensor::new(shape, (0..n).map(|_| unit() >= 0.5).collect()),
+        DType::Complex64 => Tensor::new(shape, (0..n).map(|_| Complex32::new(unit(), unit())).collect()),
+        DType::String => Tensor::new(shape, vec![TfString::from("text"); n]),
+    }
+    .map_err(|_| too_large())
+}
+
+#[cfg(test)]
+mod tests {
+    use tfjs_graph::{DType, TensorInfo};
+
+    use super::tensor;
+
+    #[test]
+    fn made_up_inputs_have_the_declared_type_and_shape() {
+        for dtype in [DType::Float32, DType::Int32, DType::Bool, DType::Complex64, DType::String] {
+            let shape = Some(vec![None, Some(3)]);
+            let info = TensorInfo { key: "x".into(), name: "x:0".into(), dtype: Some(dtype), shape };
+            let made = tensor(&info, 0).unwrap();
+            assert_eq!((made.dtype(), made.dims()), (dtype, &[1, 3][..]));
+            assert_eq!(made, tensor(&info, 0).unwrap());
+        }
+        let info = TensorInfo { key: "x".into(), name: "x:0".into(), dtype: None, shape: None };
+        assert!(tensor(&info, 0).is_err());
+    }
+}
