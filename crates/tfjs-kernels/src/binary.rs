@@ -1,10 +1,13 @@
 //! Ops of two inputs, element by element, with NumPy broadcasting.
+use std::ops::Range;
+
 use num_complex::{Complex32, Complex64};
 
 use crate::{
     DType, Element, KernelError, Result, Shape, Tensor, TensorOf, TfString,
     broadcast::{Walk, broadcast_shape},
-    elementwise::CHUNK,
+    par,
+    simd::{self, Isa, Kernel, Simd},
     special,
     unary::{narrow, widen},
 };
@@ -427,7 +430,7 @@ fn compare_f32(op: BinaryOp) -> Option<CompareF32> {
 fn compare<T: Element + Copy>(
     x: &TensorOf<T>,
     y: &TensorOf<T>,
-    f: impl Fn(T, T) -> bool + Sync,
+    f: impl Fn(T, T) -> bool + Sync + Send,
 ) -> Result<Tensor> {
     Ok(map2(x, y, |&a, &b| f(a, b))?.into())
 }
@@ -435,7 +438,7 @@ fn compare<T: Element + Copy>(
 fn compare_ref<T: Element>(
     x: &TensorOf<T>,
     y: &TensorOf<T>,
-    f: impl Fn(&T, &T) -> bool + Sync,
+    f: impl Fn(&T, &T) -> bool + Sync + Send,
 ) -> Result<Tensor> {
     Ok(map2(x, y, f)?.into())
 }
@@ -444,22 +447,15 @@ fn compare_ref<T: Element>(
 fn map2<A: Element, B: Element, O: Element>(
     x: &TensorOf<A>,
     y: &TensorOf<B>,
-    f: impl Fn(&A, &B) -> O + Sync,
+    f: impl Fn(&A, &B) -> O + Sync + Send,
 ) -> Result<TensorOf<O>> {
     let shape = broadcast_shape(x.dims(), y.dims())?;
-    let len = shape.checked_len()?;
-    let (a, b) = (x.data(), y.data());
+    let mut out = vec![O::default(); shape.checked_len()?];
     let walk = Walk::new(&shape, [x.dims(), y.dims()]);
-    let mut out = Vec::with_capacity(len);
-    if len > 0 {
-        let n = walk.inner;
-        walk.for_rows(0..walk.rows(), |_, [i, j]| match walk.moves {
-            [true, true] => out.extend(a[i..i + n].iter().zip(&b[j..j + n]).map(|(a, b)| f(a, b))),
-            [true, false] => out.extend(a[i..i + n].iter().map(|a| f(a, &b[j]))),
-            [false, true] => out.extend(b[j..j + n].iter().map(|b| f(&a[i], b))),
-            [false, false] => out.push(f(&a[i], &b[j])),
-        });
-    }
+    let isa = Isa::current();
+    pieces(&mut out, &walk, |rows, at, out| {
+        simd::dispatch_on(isa, Map2 { a: x.data(), b: y.data(), walk: &walk, rows, at, out, f: &f });
+    });
     TensorOf::new(shape, out)
 }
 
@@ -467,65 +463,120 @@ fn map2<A: Element, B: Element, O: Element>(
 fn combine<T: Element + Copy>(
     mut x: TensorOf<T>,
     mut y: TensorOf<T>,
-    f: impl Fn(T, T) -> T + Sync,
+    f: impl Fn(T, T) -> T + Sync + Send,
 ) -> Result<TensorOf<T>> {
     let shape = broadcast_shape(x.dims(), y.dims())?;
     let len = shape.checked_len()?;
     let walk = Walk::new(&shape, [x.dims(), y.dims()]);
+    let isa = Isa::current();
     if x.dims() == &shape[..] && x.is_unique() {
-        left(x.data_mut(), y.data(), &walk, 1, &f);
+        let other = y.data();
+        pieces(x.data_mut(), &walk, |rows, at, target| {
+            simd::dispatch_on(isa, Assign { target, other, walk: &walk, k: 1, rows, at, f: &f });
+        });
         return Ok(x);
     }
     if y.dims() == &shape[..] && y.is_unique() {
-        left(y.data_mut(), x.data(), &walk, 0, |b, a| f(a, b));
+        let (other, f) = (x.data(), |b: T, a: T| f(a, b));
+        pieces(y.data_mut(), &walk, |rows, at, target| {
+            simd::dispatch_on(isa, Assign { target, other, walk: &walk, k: 0, rows, at, f: &f });
+        });
         return Ok(y);
     }
-    // One copy of an operand per L1-sized piece, then in place.
+    // Piece by piece a copy of one operand, then in place while the copy is in the cache.
     let (a, b) = (x.data(), y.data());
-    let mut out: Vec<T> = Vec::with_capacity(len);
-    if len > 0 {
-        walk.for_rows(0..walk.rows(), |_, [i, j]| {
-            for start in (0..walk.inner).step_by(CHUNK) {
-                let n = CHUNK.min(walk.inner - start);
-                let at = out.len();
-                match walk.moves {
-                    [true, moves] => {
-                        out.extend_from_slice(&a[i + start..][..n]);
-                        run(&mut out[at..], b, if moves { j + start } else { j }, moves, &f);
-                    }
-                    [false, true] => {
-                        out.extend_from_slice(&b[j + start..][..n]);
-                        run(&mut out[at..], a, i, false, |b, a| f(a, b));
-                    }
-                    [false, false] => out.push(f(a[i], b[j])),
+    let mut out = vec![T::default(); len];
+    pieces(&mut out, &walk, |rows, at, target| {
+        let n = target.len() / rows.len().max(1);
+        let mut part = target.chunks_exact_mut(n);
+        walk.for_rows(rows.clone(), |_, [i, _]| {
+            if let Some(run) = part.next() {
+                if walk.moves[0] { run.copy_from_slice(&a[i + at..][..n]) } else { run.fill(a[i]) }
+            }
+        });
+        simd::dispatch_on(isa, Assign { target, other: b, walk: &walk, k: 1, rows, at, f: &f });
+    });
+    TensorOf::new(shape, out)
+}
+
+/// Cuts an output into pieces for threads: whole runs of the walk, or parts of the only one. Calls `f` with the
+/// runs, how far into the run the piece starts, and the piece.
+fn pieces<O: Send>(out: &mut [O], walk: &Walk<2>, f: impl Fn(Range<usize>, usize, &mut [O]) + Sync + Send) {
+    let n = walk.inner;
+    if out.is_empty() {
+        return;
+    }
+    if walk.rows() == 1 {
+        par::for_each_chunk(out, par::GRAIN, |at, out| f(0..1, at, out));
+        return;
+    }
+    let rows = (par::GRAIN / n).max(1);
+    par::for_each_chunk(out, rows * n, |start, out| f(start / n..(start + out.len()) / n, 0, out));
+}
+
+/// One piece of [`map2`].
+struct Map2<'a, A, B, O, F> {
+    a: &'a [A],
+    b: &'a [B],
+    walk: &'a Walk<2>,
+    rows: Range<usize>,
+    at: usize,
+    out: &'a mut [O],
+    f: &'a F,
+}
+
+impl<A, B, O, F: Fn(&A, &B) -> O> Kernel for Map2<'_, A, B, O, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Map2 { a, b, walk, rows, at, out, f } = self;
+        let n = out.len() / rows.len().max(1);
+        let mut part = out.chunks_exact_mut(n.max(1));
+        walk.for_rows(rows, |_, [i, j]| {
+            let Some(out) = part.next() else { return };
+            match walk.moves {
+                [true, true] => {
+                    let operands = a[i + at..][..n].iter().zip(&b[j + at..][..n]);
+                    out.iter_mut().zip(operands).for_each(|(o, (a, b))| *o = f(a, b));
+                }
+                [true, false] => out.iter_mut().zip(&a[i + at..][..n]).for_each(|(o, a)| *o = f(a, &b[j])),
+                [false, moves] => {
+                    let b = if moves { &b[j + at..][..n] } else { &b[j..][..1] };
+                    out.iter_mut().zip(b).for_each(|(o, b)| *o = f(&a[i], b));
                 }
             }
         });
     }
-    TensorOf::new(shape, out)
 }
 
-/// `target[..] = f(target, other)` over a walk in which the target is the whole output.
-/// `k` is the other operand's place in the walk.
-fn left<T: Copy>(target: &mut [T], other: &[T], walk: &Walk<2>, k: usize, f: impl Fn(T, T) -> T) {
-    if target.is_empty() {
-        return;
-    }
-    let n = walk.inner;
-    walk.for_rows(0..walk.rows(), |row, start| {
-        run(&mut target[row * n..][..n], other, start[k], walk.moves[k], &f);
-    });
+/// One piece of [`combine`]: `target = f(target, other)`, where `other` is operand `k` of the walk.
+struct Assign<'a, T, F> {
+    target: &'a mut [T],
+    other: &'a [T],
+    walk: &'a Walk<2>,
+    k: usize,
+    rows: Range<usize>,
+    at: usize,
+    f: &'a F,
 }
 
-/// `target[i] = f(target[i], other[start + i])`, or with one repeated value of `other`.
-#[inline]
-fn run<T: Copy>(target: &mut [T], other: &[T], start: usize, moves: bool, f: impl Fn(T, T) -> T) {
-    if moves {
-        let other = &other[start..][..target.len()];
-        target.iter_mut().zip(other).for_each(|(t, &o)| *t = f(*t, o));
-    } else {
-        let o = other[start];
-        target.iter_mut().for_each(|t| *t = f(*t, o));
+impl<T: Copy, F: Fn(T, T) -> T> Kernel for Assign<'_, T, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Assign { target, other, walk, k, rows, at, f } = self;
+        let n = target.len() / rows.len().max(1);
+        let mut part = target.chunks_exact_mut(n.max(1));
+        walk.for_rows(rows, |_, start| {
+            let Some(target) = part.next() else { return };
+            if walk.moves[k] {
+                let other = &other[start[k] + at..][..n];
+                target.iter_mut().zip(other).for_each(|(t, &o)| *t = f(*t, o));
+            } else {
+                let o = other[start[k]];
+                target.iter_mut().for_each(|t| *t = f(*t, o));
+            }
+        });
     }
 }
 

@@ -1,34 +1,65 @@
-//! Loops that the element-wise families share: everything here knows chunks, nothing knows ops.
-use crate::{Element, Result, TensorOf};
+//! Loops that the element-wise families share: everything here knows chunks, threads and vector units, nothing
+//! knows ops.
+use crate::{
+    Element, Result, TensorOf, par,
+    simd::{self, Isa, Kernel, Simd},
+};
 
-/// Elements copied at a time when an input cannot be overwritten: small enough to stay in the L1 cache.
-pub(crate) const CHUNK: usize = 1024;
-
-/// Overwrites `x` with `f` of slices of it; copies chunk by chunk when the data is shared.
-pub(crate) fn overwrite<T: Element + Copy>(mut x: TensorOf<T>, f: impl Fn(&mut [T]) + Sync) -> TensorOf<T> {
-    if x.is_unique() {
-        f(x.data_mut());
-        return x;
-    }
-    let mut out = Vec::with_capacity(x.len());
-    for chunk in x.data().chunks(CHUNK) {
-        let start = out.len();
-        out.extend_from_slice(chunk);
-        f(&mut out[start..]);
-    }
-    // The shape is that of an existing tensor of the same length.
-    TensorOf::new(x.shape(), out).unwrap_or(x)
+/// Overwrites `x` with `f` of slices of it; copies first when the data is shared.
+pub(crate) fn overwrite<T: Element + Copy>(mut x: TensorOf<T>, f: impl Fn(&mut [T]) + Sync + Send) -> TensorOf<T> {
+    par::for_each_chunk(x.data_mut(), par::GRAIN, |_, chunk| f(chunk));
+    x
 }
 
 /// `f` of every element, overwriting `x` where possible.
-pub(crate) fn map_same<T: Element + Copy>(x: TensorOf<T>, f: impl Fn(T) -> T + Sync) -> TensorOf<T> {
-    overwrite(x, |s| s.iter_mut().for_each(|v| *v = f(*v)))
+pub(crate) fn map_same<T: Element + Copy>(x: TensorOf<T>, f: impl Fn(T) -> T + Sync + Send) -> TensorOf<T> {
+    let isa = Isa::current();
+    overwrite(x, |data| simd::dispatch_on(isa, Each { data, f: &f }))
 }
 
 /// `f` of every element, as another type.
-pub(crate) fn map<T: Element + Copy, O: Element>(
+pub(crate) fn map<T: Element + Copy, O: Element + Copy>(
     x: &TensorOf<T>,
-    f: impl Fn(T) -> O + Sync,
+    f: impl Fn(T) -> O + Sync + Send,
 ) -> Result<TensorOf<O>> {
-    TensorOf::new(x.shape(), x.data().iter().map(|&v| f(v)).collect())
+    let isa = Isa::current();
+    let data = x.data();
+    let mut out = vec![O::default(); data.len()];
+    par::for_each_chunk(&mut out, par::GRAIN, |start, out| {
+        simd::dispatch_on(isa, EachTo { data: &data[start..][..out.len()], out, f: &f });
+    });
+    TensorOf::new(x.shape(), out)
+}
+
+/// One chunk of [`map_same`].
+struct Each<'a, T, F> {
+    data: &'a mut [T],
+    f: &'a F,
+}
+
+impl<T: Copy, F: Fn(T) -> T> Kernel for Each<'_, T, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for v in self.data {
+            *v = (self.f)(*v);
+        }
+    }
+}
+
+/// One chunk of [`map`].
+struct EachTo<'a, T, O, F> {
+    data: &'a [T],
+    out: &'a mut [O],
+    f: &'a F,
+}
+
+impl<T: Copy, O, F: Fn(T) -> O> Kernel for EachTo<'_, T, O, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (o, &v) in self.out.iter_mut().zip(self.data) {
+            *o = (self.f)(v);
+        }
+    }
 }

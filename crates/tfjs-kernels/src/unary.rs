@@ -4,7 +4,9 @@ use num_complex::{Complex32, Complex64};
 use crate::{
     DType, KernelError, Result, Tensor, TensorOf,
     elementwise::{map, map_same, overwrite},
+    simd::Simd,
     special,
+    vecmath::{self, Unary},
 };
 
 /// Which element types an op takes.
@@ -158,11 +160,22 @@ impl UnaryOp {
 pub fn unary(op: UnaryOp, x: Tensor) -> Result<Tensor> {
     op.output_dtype(x.dtype())?;
     Ok(match x {
-        Tensor::F32(x) => match op {
+        Tensor::F32(mut x) => match op {
             UnaryOp::IsFinite => map(&x, f32::is_finite)?.into(),
             UnaryOp::IsInf => map(&x, f32::is_infinite)?.into(),
             UnaryOp::IsNan => map(&x, f32::is_nan)?.into(),
-            _ => overwrite(x, f32_kernel(op)).into(),
+            _ => match vector_kernel(op) {
+                Some((in_place, copy)) => {
+                    if x.is_unique() {
+                        in_place(x.data_mut());
+                        return Ok(x.into());
+                    }
+                    let mut out = vec![0.0; x.len()];
+                    copy(x.data(), &mut out);
+                    TensorOf::new(x.shape(), out)?.into()
+                }
+                None => overwrite(x, f32_kernel(op)).into(),
+            },
         },
         Tensor::I32(x) => unary_i32(op, x).into(),
         Tensor::C64(x) => match op {
@@ -255,12 +268,66 @@ fn unary_i32(op: UnaryOp, x: TensorOf<i32>) -> TensorOf<i32> {
 }
 
 /// Scale and alpha of Klambauer et al. 2017, and their product.
-const SELU: (f64, f64) = (1.050_700_987_355_480_5, 1.758_099_340_847_376_8);
+const SELU: (f32, f32) = (1.050_701, 1.758_099_3);
 
-/// The loop of an op over float32.
+/// The loops of an op over vectors of float32: in place, and from one slice to another.
+type VectorKernel = (fn(&mut [f32]), fn(&[f32], &mut [f32]));
+
+macro_rules! vector_ops {
+    ($(|$s:ident, $x:ident| $($op:ident)|+ => $e:expr;)*) => {
+        /// The vector form of an op, if it has one.
+        fn vector_kernel(op: UnaryOp) -> Option<VectorKernel> {
+            $({
+                #[derive(Clone, Copy)]
+                struct Form;
+                impl Unary for Form {
+                    #[inline(always)]
+                    fn eval<S: Simd>(self, $s: S, $x: S::F32) -> S::F32 {
+                        $e
+                    }
+                }
+                if matches!(op, $(UnaryOp::$op)|+) {
+                    return Some((|d| vecmath::map_in_place(Form, d), |x, y| vecmath::map(Form, x, y)));
+                }
+            })*
+            None
+        }
+    };
+}
+vector_ops! {
+    |s, x| Abs => s.abs(x);
+    |s, x| Ceil => s.ceil(x);
+    |s, x| Elu => s.select(s.lt(x, s.zero()), vecmath::expm1(s, x), x);
+    |s, x| Erf => vecmath::erf(s, x);
+    |s, x| Exp => vecmath::exp(s, x);
+    |s, x| Expm1 => vecmath::expm1(s, x);
+    |s, x| Floor => s.floor(x);
+    |s, x| Inv | Reciprocal => s.div(s.splat(1.0), x);
+    |s, x| Log => vecmath::log(s, x);
+    |s, x| Log1p => vecmath::log1p(s, x);
+    |s, x| Neg => s.neg(x);
+    // The order of operands keeps NaN.
+    |s, x| Relu => s.max(s.zero(), x);
+    |s, x| Relu6 => s.min(s.splat(6.0), s.max(s.zero(), x));
+    |s, x| Rint | Round => s.round_even(x);
+    |s, x| Rsqrt => s.div(s.splat(1.0), s.sqrt(x));
+    |s, x| Selu => s.select(
+        s.lt(x, s.zero()),
+        s.mul(s.splat(SELU.1), vecmath::expm1(s, x)),
+        s.mul(s.splat(SELU.0), x)
+    );
+    |s, x| Sigmoid => vecmath::sigmoid(s, x);
+    |s, x| Softplus => vecmath::softplus(s, x);
+    |s, x| Softsign => s.div(x, s.add(s.splat(1.0), s.abs(x)));
+    |s, x| Sqrt => s.sqrt(x);
+    |s, x| Square => s.mul(x, x);
+    |s, x| Tanh => vecmath::tanh(s, x);
+}
+
+/// The loop of an op over float32 that has no vector form.
 fn f32_kernel(op: UnaryOp) -> fn(&mut [f32]) {
     macro_rules! each {
-        (|$v:ident| $e:expr) => {
+        ($v:ident => $e:expr) => {
             |s: &mut [f32]| {
                 s.iter_mut().for_each(|p| {
                     let $v = *p;
@@ -269,7 +336,7 @@ fn f32_kernel(op: UnaryOp) -> fn(&mut [f32]) {
             }
         };
         // In double precision, rounded once: for functions whose cost is the function itself.
-        (wide |$v:ident| $e:expr) => {
+        (wide $v:ident => $e:expr) => {
             |s: &mut [f32]| {
                 s.iter_mut().for_each(|p| {
                     let $v = f64::from(*p);
@@ -279,85 +346,42 @@ fn f32_kernel(op: UnaryOp) -> fn(&mut [f32]) {
         };
     }
     match op {
-        UnaryOp::Abs => each!(|v| v.abs()),
-        UnaryOp::Acos => each!(wide | v | v.acos()),
-        UnaryOp::Acosh => each!(wide | v | libm::acosh(v)),
-        UnaryOp::Asin => each!(wide | v | v.asin()),
-        UnaryOp::Asinh => each!(wide | v | libm::asinh(v)),
-        UnaryOp::Atan => each!(wide | v | v.atan()),
-        UnaryOp::Atanh => each!(wide | v | libm::atanh(v)),
-        UnaryOp::BesselI0 => each!(wide | v | special::bessel_ie(0, v) * v.abs().exp()),
-        UnaryOp::BesselI0e => each!(wide | v | special::bessel_ie(0, v)),
-        UnaryOp::BesselI1 => each!(wide | v | special::bessel_ie(1, v) * v.abs().exp()),
-        UnaryOp::BesselI1e => each!(wide | v | special::bessel_ie(1, v)),
-        UnaryOp::BesselJ0 => each!(wide | v | libm::j0(v)),
-        UnaryOp::BesselJ1 => each!(wide | v | libm::j1(v)),
-        UnaryOp::BesselK0 => each!(wide | v | special::bessel_ke(0, v) * (-v).exp()),
-        UnaryOp::BesselK0e => each!(wide | v | special::bessel_ke(0, v)),
-        UnaryOp::BesselK1 => each!(wide | v | special::bessel_ke(1, v) * (-v).exp()),
-        UnaryOp::BesselK1e => each!(wide | v | special::bessel_ke(1, v)),
-        UnaryOp::BesselY0 => each!(wide | v | if v < 0.0 { f64::NEG_INFINITY } else { libm::y0(v) }),
-        UnaryOp::BesselY1 => each!(wide | v | if v < 0.0 { f64::NEG_INFINITY } else { libm::y1(v) }),
-        UnaryOp::Ceil => each!(|v| v.ceil()),
-        UnaryOp::Cos => each!(wide | v | v.cos()),
-        UnaryOp::Cosh => each!(wide | v | v.cosh()),
-        UnaryOp::Dawsn => each!(wide | v | special::dawson(v)),
-        UnaryOp::Digamma => each!(wide | v | special::digamma(v)),
-        UnaryOp::Elu => each!(|v| if v < 0.0 { f64::from(v).exp_m1() as f32 } else { v }),
-        UnaryOp::Erf => each!(wide | v | libm::erf(v)),
-        UnaryOp::Erfc => each!(wide | v | libm::erfc(v)),
-        UnaryOp::Erfinv => each!(wide | v | special::erfinv(v)),
-        UnaryOp::Exp => each!(wide | v | v.exp()),
-        UnaryOp::Expint => each!(wide | v | special::expint(v)),
-        UnaryOp::Expm1 => each!(wide | v | v.exp_m1()),
-        UnaryOp::Floor => each!(|v| v.floor()),
-        UnaryOp::FresnelCos => each!(wide | v | special::fresnel(v, false)),
-        UnaryOp::FresnelSin => each!(wide | v | special::fresnel(v, true)),
-        UnaryOp::Lgamma => each!(wide | v | special::lgamma(v)),
-        UnaryOp::Log => each!(wide | v | v.ln()),
-        UnaryOp::Log1p => each!(wide | v | v.ln_1p()),
-        UnaryOp::Ndtri => each!(wide | v | special::ndtri(v)),
-        UnaryOp::Neg => each!(|v| -v),
-        UnaryOp::Inv | UnaryOp::Reciprocal => each!(|v| 1.0 / v),
-        // The comparison is written so that NaN passes.
-        UnaryOp::Relu => each!(|v| if v < 0.0 { 0.0 } else { v }),
-        UnaryOp::Relu6 => each!(|v| {
-            let v = if v < 0.0 { 0.0 } else { v };
-            if v > 6.0 { 6.0 } else { v }
-        }),
-        UnaryOp::Rint | UnaryOp::Round => each!(|v| v.round_ties_even()),
-        UnaryOp::Rsqrt => each!(|v| 1.0 / v.sqrt()),
-        UnaryOp::Selu => {
-            each!(wide | v | if v < 0.0 { SELU.1 * v.exp_m1() } else { SELU.0 * v })
-        }
-        UnaryOp::Sigmoid => each!(wide | v | 1.0 / (1.0 + (-v).exp())),
-        UnaryOp::Sign => each!(|v| if v > 0.0 {
-            1.0
-        } else if v < 0.0 {
-            -1.0
-        } else {
-            v
-        }),
-        UnaryOp::Sin => each!(wide | v | v.sin()),
-        UnaryOp::Sinh => each!(wide | v | v.sinh()),
-        UnaryOp::Softplus => each!(wide | v | if v > 30.0 { v } else { v.exp().ln_1p() }),
-        UnaryOp::Softsign => each!(|v| v / (1.0 + v.abs())),
-        UnaryOp::Spence => each!(wide | v | special::spence(v)),
-        UnaryOp::Sqrt => each!(|v| v.sqrt()),
-        UnaryOp::Square => each!(|v| v * v),
-        UnaryOp::Tan => each!(wide | v | v.tan()),
-        UnaryOp::Tanh => each!(wide | v | v.tanh()),
-        // Complex, integer and predicate ops never come here.
-        UnaryOp::Angle
-        | UnaryOp::ComplexAbs
-        | UnaryOp::Conj
-        | UnaryOp::Imag
-        | UnaryOp::Invert
-        | UnaryOp::IsFinite
-        | UnaryOp::IsInf
-        | UnaryOp::IsNan
-        | UnaryOp::LogicalNot
-        | UnaryOp::Real => |_| {},
+        UnaryOp::Acos => each!(wide v => v.acos()),
+        UnaryOp::Acosh => each!(wide v => libm::acosh(v)),
+        UnaryOp::Asin => each!(wide v => v.asin()),
+        UnaryOp::Asinh => each!(wide v => libm::asinh(v)),
+        UnaryOp::Atan => each!(wide v => v.atan()),
+        UnaryOp::Atanh => each!(wide v => libm::atanh(v)),
+        UnaryOp::BesselI0 => each!(wide v => special::bessel_ie(0, v) * v.abs().exp()),
+        UnaryOp::BesselI0e => each!(wide v => special::bessel_ie(0, v)),
+        UnaryOp::BesselI1 => each!(wide v => special::bessel_ie(1, v) * v.abs().exp()),
+        UnaryOp::BesselI1e => each!(wide v => special::bessel_ie(1, v)),
+        UnaryOp::BesselJ0 => each!(wide v => libm::j0(v)),
+        UnaryOp::BesselJ1 => each!(wide v => libm::j1(v)),
+        UnaryOp::BesselK0 => each!(wide v => special::bessel_ke(0, v) * (-v).exp()),
+        UnaryOp::BesselK0e => each!(wide v => special::bessel_ke(0, v)),
+        UnaryOp::BesselK1 => each!(wide v => special::bessel_ke(1, v) * (-v).exp()),
+        UnaryOp::BesselK1e => each!(wide v => special::bessel_ke(1, v)),
+        UnaryOp::BesselY0 => each!(wide v => if v < 0.0 { f64::NEG_INFINITY } else { libm::y0(v) }),
+        UnaryOp::BesselY1 => each!(wide v => if v < 0.0 { f64::NEG_INFINITY } else { libm::y1(v) }),
+        UnaryOp::Cos => each!(wide v => v.cos()),
+        UnaryOp::Cosh => each!(wide v => v.cosh()),
+        UnaryOp::Dawsn => each!(wide v => special::dawson(v)),
+        UnaryOp::Digamma => each!(wide v => special::digamma(v)),
+        UnaryOp::Erfc => each!(wide v => libm::erfc(v)),
+        UnaryOp::Erfinv => each!(wide v => special::erfinv(v)),
+        UnaryOp::Expint => each!(wide v => special::expint(v)),
+        UnaryOp::FresnelCos => each!(wide v => special::fresnel(v, false)),
+        UnaryOp::FresnelSin => each!(wide v => special::fresnel(v, true)),
+        UnaryOp::Lgamma => each!(wide v => special::lgamma(v)),
+        UnaryOp::Ndtri => each!(wide v => special::ndtri(v)),
+        UnaryOp::Sign => each!(v => if v > 0.0 { 1.0 } else if v < 0.0 { -1.0 } else { v }),
+        UnaryOp::Sin => each!(wide v => v.sin()),
+        UnaryOp::Sinh => each!(wide v => v.sinh()),
+        UnaryOp::Spence => each!(wide v => special::spence(v)),
+        UnaryOp::Tan => each!(wide v => v.tan()),
+        // Ops with a vector form, and complex, integer and predicate ops, never come here.
+        _ => |_| {},
     }
 }
 
