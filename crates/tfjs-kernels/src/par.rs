@@ -5,7 +5,7 @@
 
 use std::{cell::Cell, marker::PhantomData, ops::Range};
 
-use rayon::prelude::{IntoParallelIterator, ParallelIterator};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::{KernelError, Result, simd};
 
@@ -79,6 +79,11 @@ pub(crate) fn threads() -> usize {
 
 /// Calls `f` with every number below `n`, in no particular order.
 pub(crate) fn for_each(n: usize, f: impl Fn(usize) + Sync + Send) {
+    share(n, &f);
+}
+
+/// Not generic, so that rayon's machinery is compiled once and not for every kernel.
+fn share(n: usize, f: &(dyn Fn(usize) + Sync)) {
     if n <= 1 || threads() <= 1 {
         (0..n).for_each(f);
     } else {
@@ -135,13 +140,10 @@ pub(crate) fn map_ranges<R: Send>(
     f: impl Fn(Range<usize>) -> R + Sync + Send,
 ) -> Vec<R> {
     let chunk = chunk.max(1);
-    let range = |i: usize| i * chunk..n.min((i + 1) * chunk);
-    let count = n.div_ceil(chunk);
-    if count <= 1 || threads() <= 1 {
-        return (0..count).map(|i| f(range(i))).collect();
-    }
-    let isa = simd::current_override();
-    (0..count).into_par_iter().map(|i| simd::with_override(isa, || f(range(i)))).collect()
+    let mut results: Vec<Option<R>> = Vec::new();
+    results.resize_with(n.div_ceil(chunk), || None);
+    for_each_chunk(&mut results, 1, |i, slot| slot[0] = Some(f(i * chunk..n.min((i + 1) * chunk))));
+    results.into_iter().flatten().collect()
 }
 
 /// Maps fixed blocks of `0..n` and folds the results from left to right, starting with `init`.
