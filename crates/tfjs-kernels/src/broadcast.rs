@@ -87,6 +87,11 @@ impl<const N: usize> Walk<N> {
     /// Calls `f` for each run in `rows` with its number and where each operand's run starts.
     #[inline(always)] // so that `f` is compiled for the vector unit of the kernel that calls
     pub(crate) fn for_rows(&self, rows: std::ops::Range<usize>, mut f: impl FnMut(usize, [usize; N])) {
+        self.visit(rows, &mut f);
+    }
+
+    /// Not generic over the visitor, so that the walk is compiled once and not for every op and type.
+    fn visit(&self, rows: std::ops::Range<usize>, f: &mut dyn FnMut(usize, [usize; N])) {
         let rank = self.outer.len();
         let mut index: Dims = SmallVec::from_elem(0, rank);
         let mut start = [0usize; N];
