@@ -134,6 +134,11 @@ fn double_transpose(v: &View<'_>, id: NodeId) -> Option<Patch> {
     }
     let outer = v.small(node.inputs[1])?;
     let outer = outer.data::<i32>().ok()?;
+    // What is no permutation of the input's dimensions stays, to be reported when the op is prepared.
+    let (_, source) = v.producer(node.inputs[0]);
+    if source.attrs.shape("shape").ok().flatten().is_some_and(|s| s.len() != outer.len()) {
+        return None;
+    }
     if outer.iter().enumerate().all(|(i, &p)| p == i as i32) {
         return Some(Patch { set: vec![(id, identity_of(node, node.inputs[0]))], ..Patch::default() });
     }
