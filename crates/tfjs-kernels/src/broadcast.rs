@@ -87,39 +87,56 @@ impl<const N: usize> Walk<N> {
     /// Calls `f` for each run in `rows` with its number and where each operand's run starts.
     #[inline(always)] // so that `f` is compiled for the vector unit of the kernel that calls
     pub(crate) fn for_rows(&self, rows: std::ops::Range<usize>, mut f: impl FnMut(usize, [usize; N])) {
-        self.visit(rows, &mut f);
+        if self.outer.is_empty() {
+            if !rows.is_empty() {
+                f(0, [0; N]);
+            }
+            return;
+        }
+        let mut cursor = self.cursor(rows.start);
+        for row in rows {
+            f(row, cursor.start);
+            self.advance(&mut cursor);
+        }
     }
 
-    /// Not generic over the visitor, so that the walk is compiled once and not for every op and type.
-    fn visit(&self, rows: std::ops::Range<usize>, f: &mut dyn FnMut(usize, [usize; N])) {
-        let rank = self.outer.len();
-        let mut index: Dims = SmallVec::from_elem(0, rank);
-        let mut start = [0usize; N];
-        let mut rest = rows.start;
-        for d in (0..rank).rev() {
-            index[d] = rest % self.outer[d].max(1);
+    /// The cursor at a run.
+    fn cursor(&self, row: usize) -> Cursor<N> {
+        let mut cursor = Cursor { index: SmallVec::from_elem(0, self.outer.len()), start: [0; N] };
+        let mut rest = row;
+        for d in (0..self.outer.len()).rev() {
+            cursor.index[d] = rest % self.outer[d].max(1);
             rest /= self.outer[d].max(1);
             for k in 0..N {
-                start[k] += index[d] * self.strides[k][d];
+                cursor.start[k] += cursor.index[d] * self.strides[k][d];
             }
         }
-        for row in rows {
-            f(row, start);
-            for d in (0..rank).rev() {
-                index[d] += 1;
-                for k in 0..N {
-                    start[k] += self.strides[k][d];
-                }
-                if index[d] < self.outer[d] {
-                    break;
-                }
-                for k in 0..N {
-                    start[k] -= self.outer[d] * self.strides[k][d];
-                }
-                index[d] = 0;
+        cursor
+    }
+
+    /// Moves the cursor to the next run. Not part of the loop, so that it is compiled once and not for every op.
+    #[inline(never)]
+    fn advance(&self, cursor: &mut Cursor<N>) {
+        for d in (0..self.outer.len()).rev() {
+            cursor.index[d] += 1;
+            for k in 0..N {
+                cursor.start[k] += self.strides[k][d];
             }
+            if cursor.index[d] < self.outer[d] {
+                return;
+            }
+            for k in 0..N {
+                cursor.start[k] -= self.outer[d] * self.strides[k][d];
+            }
+            cursor.index[d] = 0;
         }
     }
+}
+
+/// A place in a [`Walk`].
+struct Cursor<const N: usize> {
+    index: Dims,
+    start: [usize; N],
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ mod tests {
     fn half_and_bfloat16_lose_precision_as_in_tensorflow() {
         let x = || Tensor::vector(vec![1.9f32, 300.5, 70000.7, 255.9]);
         let run = |to, cut| cast(x(), to, cut).unwrap().data::<f32>().unwrap().to_vec();
-        assert_eq!(run(DataType::DtHalf, false), [1.900390625, 300.5, f32::INFINITY, 255.875]);
+        assert_eq!(run(DataType::DtHalf, false), [1.900_390_6, 300.5, f32::INFINITY, 255.875]);
         assert_eq!(run(DataType::DtBfloat16, false), [1.8984375, 300.0, 70144.0, 256.0]);
         let cut = cast(Tensor::vector(vec![1.234_567_9f32, 70000.3]), DataType::DtBfloat16, true).unwrap();
         assert_eq!(cut.data::<f32>().unwrap(), [1.234375, 69632.0]);

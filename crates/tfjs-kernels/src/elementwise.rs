@@ -6,7 +6,10 @@ use crate::{
 };
 
 /// Overwrites `x` with `f` of slices of it; copies first when the data is shared.
-pub(crate) fn overwrite<T: Element + Copy>(mut x: TensorOf<T>, f: impl Fn(&mut [T]) + Sync + Send) -> TensorOf<T> {
+pub(crate) fn overwrite<T: Element + Copy>(
+    mut x: TensorOf<T>,
+    f: impl Fn(&mut [T]) + Sync + Send,
+) -> TensorOf<T> {
     par::for_each_chunk(x.data_mut(), par::GRAIN, |_, chunk| f(chunk));
     x
 }

@@ -454,7 +454,7 @@ pub fn diag_part(x: &Tensor) -> Result<Tensor> {
         });
     }
     let n: usize = first.iter().product();
-    match_tensor!(x, t => Tensor::new(first, (0..n).map(|i| t.data()[i * (n + 1)].clone()).collect::<Vec<_>>()))
+    match_tensor!(x, t => Tensor::new(first, t.data().iter().step_by(n + 1).take(n).cloned().collect::<Vec<_>>()))
 }
 
 #[cfg(test)]

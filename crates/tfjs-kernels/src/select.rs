@@ -31,8 +31,9 @@ pub fn select(condition: &Tensor, then: Tensor, otherwise: Tensor) -> Result<Ten
         }
         return select_v2(&Tensor::Bool(choose.clone().reshape(shape)?), then, otherwise);
     };
-    let (scalar, same) = (choose.dims().is_empty(), choose.dims() == then.dims());
-    if !scalar && !same && !(choose.dims().len() == 1 && then.dims().first() == Some(&1)) {
+    let one_row = choose.dims().len() == 1 && then.dims().first() == Some(&1);
+    let fits = choose.dims().is_empty() || choose.dims() == then.dims() || one_row;
+    if !fits {
         return Err(KernelError::Shapes {
             left: choose.shape(),
             right: then.shape(),

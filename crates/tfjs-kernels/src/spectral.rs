@@ -107,7 +107,7 @@ fn cropped(x: &Tensor, sizes: &[usize], lengths: &[usize]) -> Result<Shape> {
     let mut shape = x.shape();
     let first = shape.len() - sizes.len();
     for (d, &size) in shape[first..].iter_mut().zip(sizes) {
-        if size > *d && x.len() > 0 {
+        if size > *d && !x.is_empty() {
             return Err(KernelError::Shapes {
                 left: x.shape(),
                 right: lengths.into(),

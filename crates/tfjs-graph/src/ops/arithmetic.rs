@@ -12,39 +12,41 @@ use crate::{
 
 pub(super) const OPS: &[OpDef] = &[
     OpDef::new("AccumulateNV2", 1..=ANY, add_n),
-    OpDef::new("Add", 2..=2, |_| pair(BinaryOp::Add)),
+    OpDef::new("Add", 2..=2, |b| pair(b, BinaryOp::Add)),
     OpDef::new("AddN", 1..=ANY, add_n),
-    OpDef::new("AddV2", 2..=2, |_| pair(BinaryOp::Add)),
+    OpDef::new("AddV2", 2..=2, |b| pair(b, BinaryOp::Add)),
     OpDef::new("BiasAdd", 2..=2, bias_add),
     OpDef::new("BiasAddV1", 2..=2, bias_add),
-    OpDef::new("Div", 2..=2, |_| pair(BinaryOp::Div)),
-    OpDef::new("DivNoNan", 2..=2, |_| pair(BinaryOp::DivNoNan)),
-    OpDef::new("FloorDiv", 2..=2, |_| pair(BinaryOp::FloorDiv)),
-    OpDef::new("FloorMod", 2..=2, |_| pair(BinaryOp::FloorMod)),
-    OpDef::new("Maximum", 2..=2, |_| pair(BinaryOp::Maximum)),
-    OpDef::new("Minimum", 2..=2, |_| pair(BinaryOp::Minimum)),
-    OpDef::new("Mod", 2..=2, |_| pair(BinaryOp::Mod)),
-    OpDef::new("Mul", 2..=2, |_| pair(BinaryOp::Mul)),
-    OpDef::new("MulNoNan", 2..=2, |_| pair(BinaryOp::MulNoNan)),
-    OpDef::new("Pow", 2..=2, |_| pair(BinaryOp::Pow)),
-    OpDef::new("RealDiv", 2..=2, |_| pair(BinaryOp::RealDiv)),
-    OpDef::new("SquaredDifference", 2..=2, |_| pair(BinaryOp::SquaredDifference)),
-    OpDef::new("Sub", 2..=2, |_| pair(BinaryOp::Sub)),
-    OpDef::new("TruncateDiv", 2..=2, |_| pair(BinaryOp::TruncateDiv)),
-    OpDef::new("TruncateMod", 2..=2, |_| pair(BinaryOp::TruncateMod)),
-    OpDef::new("Xdivy", 2..=2, |_| pair(BinaryOp::Xdivy)),
-    OpDef::new("Xlog1py", 2..=2, |_| pair(BinaryOp::Xlog1py)),
-    OpDef::new("Xlogy", 2..=2, |_| pair(BinaryOp::Xlogy)),
+    OpDef::new("Div", 2..=2, |b| pair(b, BinaryOp::Div)),
+    OpDef::new("DivNoNan", 2..=2, |b| pair(b, BinaryOp::DivNoNan)),
+    OpDef::new("FloorDiv", 2..=2, |b| pair(b, BinaryOp::FloorDiv)),
+    OpDef::new("FloorMod", 2..=2, |b| pair(b, BinaryOp::FloorMod)),
+    OpDef::new("Maximum", 2..=2, |b| pair(b, BinaryOp::Maximum)),
+    OpDef::new("Minimum", 2..=2, |b| pair(b, BinaryOp::Minimum)),
+    OpDef::new("Mod", 2..=2, |b| pair(b, BinaryOp::Mod)),
+    OpDef::new("Mul", 2..=2, |b| pair(b, BinaryOp::Mul)),
+    OpDef::new("MulNoNan", 2..=2, |b| pair(b, BinaryOp::MulNoNan)),
+    OpDef::new("Pow", 2..=2, |b| pair(b, BinaryOp::Pow)),
+    OpDef::new("RealDiv", 2..=2, |b| pair(b, BinaryOp::RealDiv)),
+    OpDef::new("SquaredDifference", 2..=2, |b| pair(b, BinaryOp::SquaredDifference)),
+    OpDef::new("Sub", 2..=2, |b| pair(b, BinaryOp::Sub)),
+    OpDef::new("TruncateDiv", 2..=2, |b| pair(b, BinaryOp::TruncateDiv)),
+    OpDef::new("TruncateMod", 2..=2, |b| pair(b, BinaryOp::TruncateMod)),
+    OpDef::new("Xdivy", 2..=2, |b| pair(b, BinaryOp::Xdivy)),
+    OpDef::new("Xlog1py", 2..=2, |b| pair(b, BinaryOp::Xlog1py)),
+    OpDef::new("Xlogy", 2..=2, |b| pair(b, BinaryOp::Xlogy)),
 ];
 
 /// An op of two broadcast inputs.
-pub(super) fn pair(op: BinaryOp) -> Result<Box<dyn Op>, OpError> {
+pub(super) fn pair(b: &Build<'_>, op: BinaryOp) -> Result<Box<dyn Op>, OpError> {
+    let declared = declared(b)?;
     simple(
         move |x| {
             let (a, b) = (x.take(0)?, x.take(1)?);
             one(binary(op, a, b))
         },
         move |facts| {
+            check_declared(declared, facts)?;
             let dtype = match (dtype(facts, 0), dtype(facts, 1)) {
                 (Some(x), Some(y)) => Some(op.output_dtype(x, y)?),
                 _ => None,
@@ -52,6 +54,21 @@ pub(super) fn pair(op: BinaryOp) -> Result<Box<dyn Op>, OpError> {
             Ok(vec![fact(dtype, broadcast(dims(facts, 0), dims(facts, 1))?)])
         },
     )
+}
+
+/// The type that attribute `T` says the inputs have.
+pub(super) fn declared(b: &Build<'_>) -> Result<Option<DType>, OpError> {
+    Ok(b.attrs.opt_data_type("T")?.and_then(DType::from_proto))
+}
+
+/// Checks input 0 against the type that the node declares.
+pub(super) fn check_declared(declared: Option<DType>, facts: &[Fact]) -> Result<(), OpError> {
+    match (declared, dtype(facts, 0)) {
+        (Some(want), Some(got)) if want != got => {
+            Err(OpError::input("x", format!("it is {got}, but attribute `T` says {want}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Inference: one output of the type of input 0 and the shape to which both inputs broadcast.

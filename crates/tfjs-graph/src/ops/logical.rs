@@ -18,21 +18,21 @@ use crate::{
 
 pub(super) const OPS: &[OpDef] = &[
     OpDef::new("ApproximateEqual", 2..=2, approximate_equal),
-    OpDef::new("BitwiseAnd", 2..=2, |_| pair(BinaryOp::BitwiseAnd)),
-    OpDef::new("BitwiseOr", 2..=2, |_| pair(BinaryOp::BitwiseOr)),
-    OpDef::new("BitwiseXor", 2..=2, |_| pair(BinaryOp::BitwiseXor)),
+    OpDef::new("BitwiseAnd", 2..=2, |b| pair(b, BinaryOp::BitwiseAnd)),
+    OpDef::new("BitwiseOr", 2..=2, |b| pair(b, BinaryOp::BitwiseOr)),
+    OpDef::new("BitwiseXor", 2..=2, |b| pair(b, BinaryOp::BitwiseXor)),
     OpDef::new("Equal", 2..=2, |b| equality(b, BinaryOp::Equal)),
-    OpDef::new("Greater", 2..=2, |_| pair(BinaryOp::Greater)),
-    OpDef::new("GreaterEqual", 2..=2, |_| pair(BinaryOp::GreaterEqual)),
-    OpDef::new("Invert", 1..=1, |_| each(UnaryOp::Invert)),
-    OpDef::new("LeftShift", 2..=2, |_| pair(BinaryOp::LeftShift)),
-    OpDef::new("Less", 2..=2, |_| pair(BinaryOp::Less)),
-    OpDef::new("LessEqual", 2..=2, |_| pair(BinaryOp::LessEqual)),
-    OpDef::new("LogicalAnd", 2..=2, |_| pair(BinaryOp::LogicalAnd)),
-    OpDef::new("LogicalNot", 1..=1, |_| each(UnaryOp::LogicalNot)),
-    OpDef::new("LogicalOr", 2..=2, |_| pair(BinaryOp::LogicalOr)),
+    OpDef::new("Greater", 2..=2, |b| pair(b, BinaryOp::Greater)),
+    OpDef::new("GreaterEqual", 2..=2, |b| pair(b, BinaryOp::GreaterEqual)),
+    OpDef::new("Invert", 1..=1, |b| each(b, UnaryOp::Invert)),
+    OpDef::new("LeftShift", 2..=2, |b| pair(b, BinaryOp::LeftShift)),
+    OpDef::new("Less", 2..=2, |b| pair(b, BinaryOp::Less)),
+    OpDef::new("LessEqual", 2..=2, |b| pair(b, BinaryOp::LessEqual)),
+    OpDef::new("LogicalAnd", 2..=2, |b| pair(b, BinaryOp::LogicalAnd)),
+    OpDef::new("LogicalNot", 1..=1, |b| each(b, UnaryOp::LogicalNot)),
+    OpDef::new("LogicalOr", 2..=2, |b| pair(b, BinaryOp::LogicalOr)),
     OpDef::new("NotEqual", 2..=2, |b| equality(b, BinaryOp::NotEqual)),
-    OpDef::new("RightShift", 2..=2, |_| pair(BinaryOp::RightShift)),
+    OpDef::new("RightShift", 2..=2, |b| pair(b, BinaryOp::RightShift)),
     OpDef::new("Select", 3..=3, select),
     OpDef::new("SelectV2", 3..=3, select_v2),
 ];
@@ -40,7 +40,7 @@ pub(super) const OPS: &[OpDef] = &[
 /// `Equal` and `NotEqual`: shapes that do not go together may be an answer rather than an error.
 fn equality(b: &Build<'_>, op: BinaryOp) -> Result<Box<dyn Op>, OpError> {
     if b.attrs.bool_or("incompatible_shape_error", true)? {
-        return pair(op);
+        return pair(b, op);
     }
     simple(
         move |x| {

@@ -1,4 +1,5 @@
 //! Expected values are what TensorFlow 2.19 prints for the same inputs.
+#![allow(clippy::excessive_precision, clippy::approx_constant)] // as TensorFlow prints them
 use super::*;
 
 /// Eight ULP: TensorFlow's own vector functions are off by up to four.
