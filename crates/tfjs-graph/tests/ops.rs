@@ -3,11 +3,10 @@
 
 use std::{collections::HashMap, error::Error, fs, path::Path};
 
-use bytes::Bytes;
 use num_complex::Complex32;
 use serde_json::{Value, json};
-use tfjs_format::{ModelJson, Payload, TensorBytes};
-use tfjs_graph::{DType, GraphModel, ModelOptions, Tensor};
+use tfjs_format::ModelJson;
+use tfjs_graph::{Constant, DType, GraphModel, ModelOptions, Tensor};
 use tfjs_kernels::{Element, TensorOf, TfString};
 
 #[test]
@@ -81,7 +80,7 @@ fn check_case(case: &Value, as_model: bool) -> Result<(), String> {
         if as_model && entry["const"] == true {
             let empty = json!({"tensor": {"dtype": dtype["type"]}});
             nodes.push(json!({"name": name, "op": "Const", "attr": {"dtype": dtype, "value": empty}}));
-            constants.insert(name, tensor_bytes(&value));
+            constants.insert(name, Constant::new(value.dtype().to_proto(), value));
         } else {
             nodes.push(json!({"name": name, "op": "Placeholder", "attr": {"dtype": dtype}}));
             fed.push((name, value));
@@ -101,7 +100,7 @@ fn check_case(case: &Value, as_model: bool) -> Result<(), String> {
 
 fn run(
     nodes: Vec<Value>,
-    constants: &HashMap<String, TensorBytes>,
+    constants: &HashMap<String, Constant>,
     fed: Vec<(String, Tensor)>,
     outputs: &[String],
     optimize: bool,
@@ -110,7 +109,7 @@ fn run(
     let manifest = json!([{"paths": [], "weights": []}]);
     let json = json!({"format": "graph-model", "modelTopology": graph, "weightsManifest": manifest});
     let model = ModelJson::parse(json.to_string().as_bytes())?;
-    let weights = |name: &str| Ok(constants.get(name).cloned());
+    let weights = |name: &str| constants.get(name).cloned();
     let options = ModelOptions { optimize, ..ModelOptions::default() };
     let model = GraphModel::from_json(&model, &weights, options)?;
     let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
@@ -150,20 +149,6 @@ fn tensor(entry: &Value) -> Tensor {
         other => panic!("dtype {other}"),
     }
     .unwrap()
-}
-
-fn tensor_bytes(tensor: &Tensor) -> TensorBytes {
-    let little_endian = |numbers: Vec<[u8; 4]>| Payload::Plain(Bytes::from(numbers.concat()));
-    let data = match tensor {
-        Tensor::F32(t) => little_endian(t.data().iter().map(|x| x.to_le_bytes()).collect()),
-        Tensor::I32(t) => little_endian(t.data().iter().map(|x| x.to_le_bytes()).collect()),
-        Tensor::C64(t) => {
-            little_endian(t.data().iter().flat_map(|c| [c.re.to_le_bytes(), c.im.to_le_bytes()]).collect())
-        }
-        Tensor::Bool(t) => Payload::Plain(t.data().iter().map(|&b| u8::from(b)).collect()),
-        Tensor::Str(t) => Payload::Strings(t.data().iter().map(|s| s.0.clone()).collect()),
-    };
-    TensorBytes { dtype: tensor.dtype(), shape: tensor.dims().to_vec(), data }
 }
 
 fn float(value: &Value) -> f32 {
