@@ -8,7 +8,7 @@ use tracing::debug;
 use crate::{
     ConvertError, ConvertOptions, Warning,
     model::{Model, retain_reachable},
-    passes::{debug_ops, defaults, effects, freeze, inline, lower, ops_check, outputs, tables},
+    passes::{case, debug_ops, defaults, effects, freeze, inline, list_elements, lower, ops_check, outputs, tables},
 };
 
 type Pass = fn(&mut Model, &ConvertOptions) -> Result<usize, ConvertError>;
@@ -21,6 +21,7 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("strip debug ops", strip_debug_ops),
     ("drop idle control edges", drop_idle_controls),
     ("prune", prune),
+    ("lower cases", |m, _| Ok(graphs(m).map(case::lower).sum())),
     ("lower ops", |m, _| Ok(everywhere(m, &mut lower::lower))),
     ("check ops before optimization", |m, o| check_ops(m, o, "before")),
     ("fill in default attributes", |m, _| Ok(everywhere(m, &mut defaults::fill))),
@@ -37,6 +38,7 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("fold constants again", fold_constants),
     ("simplify again", |m, _| Ok(everywhere(m, &mut graph_passes::simplify))),
     ("prune again", prune),
+    ("keep list elements", |m, _| Ok(list_elements::keep(&mut m.graph))),
     ("fill in default attributes again", |m, _| Ok(everywhere(m, &mut defaults::fill))),
     ("separate outputs", |m, _| Ok(outputs::separate(&mut m.graph))),
     ("check ops after optimization", |m, o| check_ops(m, o, "after")),

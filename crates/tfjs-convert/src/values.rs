@@ -44,6 +44,7 @@ pub(crate) fn to_tensor(raw: RawTensor, name: &str, ledger: &Ledger) -> Result<T
         RawData::Strings(strings) => {
             return build(shape, strings.into_iter().map(TfString).collect::<Vec<_>>(), name);
         }
+        RawData::Floats(floats) => return build(shape, floats, name),
         RawData::Bytes(bytes) => bytes,
     };
     let wide = |values: Vec<i128>| integers(values, dtype, name, ledger);

@@ -11,8 +11,11 @@ fn data(name: &str) -> PathBuf {
 }
 
 fn floats(data: &RawData) -> Vec<f32> {
-    let RawData::Bytes(bytes) = data else { panic!("not numbers") };
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    match data {
+        RawData::Floats(floats) => floats.clone(),
+        RawData::Bytes(bytes) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        RawData::Strings(_) => panic!("not numbers"),
+    }
 }
 
 #[test]

@@ -186,11 +186,19 @@ impl Bundle {
             if count.checked_mul(width).and_then(|n| u64::try_from(n).ok()) != Some(size) {
                 return Err(broken("its size does not match its shape"));
             }
-            let bytes = file.read(offset, size)?;
-            if crc32c::crc32c(&bytes) != unmask(entry.crc32c) {
+            let (data, crc) = if dtype == DataType::DtFloat {
+                let floats = file.read_floats(offset, size)?;
+                let crc = floats_crc(&floats);
+                (RawData::Floats(floats), crc)
+            } else {
+                let bytes = file.read(offset, size)?;
+                let crc = crc32c::crc32c(&bytes);
+                (RawData::Bytes(Bytes::from(bytes)), crc)
+            };
+            if crc != unmask(entry.crc32c) {
                 return Err(broken("its checksum does not match"));
             }
-            RawData::Bytes(Bytes::from(bytes))
+            data
         };
         Ok(RawTensor { dtype, shape: meta.shape.clone(), data })
     }
@@ -242,6 +250,14 @@ fn split_strings(bytes: &Bytes, count: usize) -> Option<(Vec<Bytes>, u32)> {
         rest = &rest[len..];
     }
     rest.is_empty().then_some((strings, crc))
+}
+
+/// The checksum of floats as they lie in the file.
+fn floats_crc(floats: &[f32]) -> u32 {
+    if cfg!(target_endian = "little") {
+        return crc32c::crc32c(bytemuck::cast_slice(floats));
+    }
+    floats.iter().fold(0, |crc, x| crc32c::crc32c_append(crc, &x.to_le_bytes()))
 }
 
 /// A slice as a message says it.

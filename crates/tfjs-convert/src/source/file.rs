@@ -42,6 +42,16 @@ impl FileAt {
         Ok(bytes)
     }
 
+    /// `size` bytes from `offset` on, as the little-endian floats they are; a rest of less than 4 bytes is left out.
+    pub(crate) fn read_floats(&self, offset: u64, size: u64) -> Result<Vec<f32>, ConvertError> {
+        let mut floats = vec![0f32; self.checked_size(offset, size)? / size_of::<f32>()];
+        self.read_into(offset, bytemuck::cast_slice_mut(&mut floats))?;
+        if cfg!(target_endian = "big") {
+            floats.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits().swap_bytes()));
+        }
+        Ok(floats)
+    }
+
     /// Fills `bytes` from `offset` on.
     pub(crate) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ConvertError> {
         read_exact_at(&self.file, bytes, offset)

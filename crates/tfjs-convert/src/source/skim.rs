@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use tfjs_format::proto::TensorProto;
+use tfjs_format::proto::{DataType, TensorProto};
 
 use super::{
     file::FileAt,
@@ -87,12 +87,11 @@ impl Content {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&self) -> Result<RawTensor, ConvertError> {
-        let bytes = self.file.read(self.offset, self.size)?;
-        Ok(RawTensor {
-            dtype: self.meta.dtype,
-            shape: self.meta.shape.clone(),
-            data: RawData::Bytes(Bytes::from(bytes)),
-        })
+        let data = match self.meta.dtype {
+            DataType::DtFloat => RawData::Floats(self.file.read_floats(self.offset, self.size)?),
+            _ => RawData::Bytes(Bytes::from(self.file.read(self.offset, self.size)?)),
+        };
+        Ok(RawTensor { dtype: self.meta.dtype, shape: self.meta.shape.clone(), data })
     }
 }
 

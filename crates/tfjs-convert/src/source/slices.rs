@@ -83,7 +83,14 @@ pub(crate) fn assemble(
         }
         let Some(common) = region.intersection(wanted) else { continue };
         filled += common.extent.iter().product::<usize>();
-        match tensor.data {
+        let data = match tensor.data {
+            RawData::Floats(floats) => {
+                RawData::Bytes(floats.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>().into())
+            }
+            other => other,
+        };
+        match data {
+            RawData::Floats(_) => {}
             RawData::Bytes(source) => {
                 bytes.resize(total * unit, 0);
                 for_rows(&common, |at, len| {

@@ -21,6 +21,8 @@ pub struct RawTensor {
 pub enum RawData {
     /// Elements of fixed width, little-endian.
     Bytes(Bytes),
+    /// Elements of a `DT_FLOAT` tensor, as they are used: large weights are not copied once more.
+    Floats(Vec<f32>),
     /// Elements of a string tensor.
     Strings(Vec<Bytes>),
 }
@@ -29,6 +31,7 @@ impl fmt::Debug for RawData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RawData::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            RawData::Floats(floats) => write!(f, "{} floats", floats.len()),
             RawData::Strings(strings) => write!(f, "{} strings", strings.len()),
         }
     }
