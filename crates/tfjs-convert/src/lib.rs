@@ -24,5 +24,4 @@ mod values;
 pub use convert::{check, convert};
 pub use error::ConvertError;
 pub use options::{ConvertOptions, InputFormat, OutputFormat, QuantizationMap};
-pub use passes::ops_check::is_supported;
 pub use summary::{Progress, Summary, Warning};

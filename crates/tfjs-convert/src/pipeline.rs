@@ -8,7 +8,10 @@ use tracing::debug;
 use crate::{
     ConvertError, ConvertOptions, Warning,
     model::{Model, retain_reachable},
-    passes::{case, debug_ops, defaults, effects, freeze, inline, list_elements, lower, ops_check, outputs, tables},
+    passes::{
+        case, debug_ops, defaults, effects, freeze, inline, layout, list_elements, lower, ops_check, outputs,
+        tables,
+    },
 };
 
 type Pass = fn(&mut Model, &ConvertOptions) -> Result<usize, ConvertError>;
@@ -30,6 +33,7 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("merge equal nodes", |m, _| Ok(everywhere(m, &mut |g| graph_passes::dedup(g, &Registry::default())))),
     ("fold batch norms", |m, _| Ok(everywhere(m, &mut graph_passes::fold_batch_norms))),
     ("normalise bias adds", |m, _| Ok(everywhere(m, &mut graph_passes::normalize_bias_adds))),
+    ("channels last", |m, _| Ok(everywhere(m, &mut layout::to_channels_last))),
     ("recognise prelu", |m, _| Ok(everywhere(m, &mut graph_passes::recognize_prelu))),
     ("fuse activations", |m, _| {
         Ok(everywhere(m, &mut |g| graph_passes::fuse_activations(g, graph_passes::FuseTarget::Tfjs)))

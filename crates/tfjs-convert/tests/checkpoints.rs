@@ -13,7 +13,9 @@ fn data(name: &str) -> PathBuf {
 fn floats(data: &RawData) -> Vec<f32> {
     match data {
         RawData::Floats(floats) => floats.clone(),
-        RawData::Bytes(bytes) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        RawData::Bytes(bytes) => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
         RawData::Strings(_) => panic!("not numbers"),
     }
 }

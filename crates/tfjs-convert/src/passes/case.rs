@@ -63,12 +63,12 @@ fn lower_case(graph: &mut Graph, id: NodeId, library: &mut Library) -> Option<()
     let mut inputs = vec![DataType::DtInt32 as i32];
     inputs.extend(types("Tin"));
     let op = if node.op == "Case" { "If" } else { "StatelessIf" };
-    let chain = Chain { op, inputs, outputs: types("Tout"), shapes: node.attrs.get("output_shapes").cloned() };
+    let chain =
+        Chain { op, inputs, outputs: types("Tout"), shapes: node.attrs.get("output_shapes").cloned() };
     let index = *node.inputs.first()?;
     let args: Vec<Port> = node.inputs.clone();
     let name = node.name.clone();
-    let indexed: Vec<String> =
-        branches.iter().map(|b| with_index(b, library)).collect::<Option<_>>()?;
+    let indexed: Vec<String> = branches.iter().map(|b| with_index(b, library)).collect::<Option<_>>()?;
     // From the end: each function tests one index and leaves the rest to the one before.
     let mut rest = indexed.last()?.clone();
     for k in (1..branches.len().saturating_sub(1)).rev() {
@@ -109,7 +109,9 @@ fn equal(graph: &mut Graph, name: &str, index: Port, k: i32) -> Port {
     let value = Constant::new(DataType::DtInt32, Tensor::scalar(k));
     let k = graph.add_fresh(Node::constant(format!("{name}/branch"), value));
     let attrs = Attrs::default().with("T", Value::Type(DataType::DtInt32 as i32));
-    graph.add_fresh(Node::new(format!("{name}/is_branch"), "Equal").inputs([index, k.into()]).attrs(attrs)).into()
+    graph
+        .add_fresh(Node::new(format!("{name}/is_branch"), "Equal").inputs([index, k.into()]).attrs(attrs))
+        .into()
 }
 
 const INDEX: &str = "branch_index";

@@ -53,7 +53,8 @@ fn shared_functions(graph: &Graph) -> HashSet<Key> {
     let bodies = graph.library.values().map(|f| &f.graph);
     let keys: HashSet<Key> =
         bodies.chain([graph]).flat_map(|g| loops(g).into_iter().filter_map(|id| key(g, id))).collect();
-    let clash = |a: &Key| keys.iter().any(|b| a != b && (a.0 == b.0 || a.1 == b.1 || a.0 == b.1 || a.1 == b.0));
+    let clash =
+        |a: &Key| keys.iter().any(|b| a != b && (a.0 == b.0 || a.1 == b.1 || a.0 == b.1 || a.1 == b.0));
     keys.iter().filter(|k| clash(k)).cloned().collect()
 }
 
@@ -95,7 +96,8 @@ fn extend_loops(
         let added = match done.get(&key) {
             Some(added) => added.clone(),
             None => {
-                let (Some(body), Some(cond)) = (library.get(&key.1).cloned(), library.get(&key.0).cloned()) else {
+                let (Some(body), Some(cond)) = (library.get(&key.1).cloned(), library.get(&key.0).cloned())
+                else {
                     continue;
                 };
                 let (mut body, mut cond) = (body, cond);
@@ -153,7 +155,8 @@ fn extend_body(function: &mut Function) -> Vec<DataType> {
 fn extend_args(function: &mut Function, types: &[DataType]) {
     for (i, dtype) in types.iter().enumerate() {
         let attrs = Attrs::default().with("dtype", Value::Type(*dtype as i32));
-        let id = function.graph.add_fresh(Node::new(format!("kept_element_in_{i}"), "Placeholder").attrs(attrs));
+        let id =
+            function.graph.add_fresh(Node::new(format!("kept_element_in_{i}"), "Placeholder").attrs(attrs));
         let key = function.graph.node(id).name.clone();
         function.signature.input_arg.push(ArgDef {
             name: key.clone(),
@@ -187,7 +190,9 @@ fn push_type(attrs: &mut Attrs, dtype: DataType) {
         list.r#type.push(dtype as i32);
         attrs.set("T", Value::List(list));
     }
-    if let Some(Value::List(list)) = attrs.get("output_shapes").filter(|v| matches!(v, Value::List(l) if !l.shape.is_empty())) {
+    if let Some(Value::List(list)) =
+        attrs.get("output_shapes").filter(|v| matches!(v, Value::List(l) if !l.shape.is_empty()))
+    {
         let mut list = list.clone();
         // A start value of another shape than the elements: the rank changes.
         list.shape.push(tfjs_format::proto::TensorShapeProto { unknown_rank: true, ..Default::default() });

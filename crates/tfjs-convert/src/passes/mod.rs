@@ -6,6 +6,7 @@ pub(crate) mod defaults;
 pub(crate) mod effects;
 pub(crate) mod freeze;
 pub(crate) mod inline;
+pub(crate) mod layout;
 pub(crate) mod list_elements;
 pub(crate) mod lower;
 pub(crate) mod ops_check;

@@ -141,15 +141,40 @@ fn fills(graph: &Graph) -> BTreeMap<NodeId, NodeId> {
     fills
 }
 
-/// The port behind a chain of identities.
+/// The port behind a chain of identities, and behind variables that initialisation assigns (names of asset files).
 fn origin(graph: &Graph, mut port: Port) -> Port {
-    while let Some(node) = graph.get(port.node)
-        && node.op == "Identity"
+    // A chain is no longer than the graph; files may hold circles.
+    for _ in 0..graph.len() {
+        let Some(node) = graph.get(port.node) else { break };
+        let Some(&input) = node.inputs.first() else { break };
+        port = match node.op.as_str() {
+            "Identity" => input,
+            "ReadVariableOp" => match assigned(graph, origin_of_handle(graph, input)) {
+                Some(value) => value,
+                None => break,
+            },
+            _ => break,
+        };
+    }
+    port
+}
+
+fn origin_of_handle(graph: &Graph, mut port: Port) -> NodeId {
+    while let Some(node) = graph.get(port.node).filter(|n| n.op == "Identity")
         && let Some(&input) = node.inputs.first()
     {
         port = input;
     }
-    port
+    port.node
+}
+
+/// What initialisation assigns to a variable.
+fn assigned(graph: &Graph, variable: NodeId) -> Option<Port> {
+    let assign = graph.iter().find(|(_, n)| {
+        n.op == "AssignVariableOp"
+            && n.inputs.first().is_some_and(|p| origin_of_handle(graph, *p) == variable)
+    });
+    assign?.1.inputs.get(1).copied()
 }
 
 /// TensorFlow.js has one kind of table, which cannot be changed once it is filled.

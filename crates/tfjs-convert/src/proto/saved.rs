@@ -117,8 +117,6 @@ pub struct SaverDef {
     pub save_tensor_name: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub restore_op_name: ::prost::alloc::string::String,
-    #[prost(int32, tag = "7")]
-    pub version: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MetaGraphDef {
