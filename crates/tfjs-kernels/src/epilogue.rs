@@ -444,3 +444,102 @@ fn activate<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
         Activation::Softplus => Activation::Softplus,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Activation;
+    use crate::{Tensor, simd::Isa, testing::assert_close};
+
+    #[test]
+    fn activations_match_tensorflow() {
+        let x = [-3.0f32, -0.5, 0.0, 0.75, 2.0, 8.0];
+        // tf.nn.* of TensorFlow 2.19.
+        let cases: &[(Activation, [f64; 6])] = &[
+            (Activation::None, [-3.0, -0.5, 0.0, 0.75, 2.0, 8.0]),
+            (Activation::Relu, [0.0, 0.0, 0.0, 0.75, 2.0, 8.0]),
+            (Activation::Relu6, [0.0, 0.0, 0.0, 0.75, 2.0, 6.0]),
+            (Activation::Elu, [-0.9502129554748535, -0.39346933364868164, 0.0, 0.75, 2.0, 8.0]),
+            (
+                Activation::Selu,
+                [
+                    -1.6705687046051025,
+                    -0.6917581558227539,
+                    0.0,
+                    0.7880257368087769,
+                    2.1014020442962646,
+                    8.405608177185059,
+                ],
+            ),
+            (Activation::LeakyRelu(0.2), [-0.6000000238418579, -0.10000000149011612, 0.0, 0.75, 2.0, 8.0]),
+            (
+                Activation::Sigmoid,
+                [
+                    0.04742587357759476,
+                    0.3775406777858734,
+                    0.5,
+                    0.6791787147521973,
+                    0.8807970881462097,
+                    0.9996646642684937,
+                ],
+            ),
+            (
+                Activation::Tanh,
+                [-0.9950547218322754, -0.46211716532707214, 0.0, 0.6351490020751953, 0.9640275835990906, 1.0],
+            ),
+            (
+                Activation::Swish,
+                [
+                    -0.14227762818336487,
+                    -0.1887703388929367,
+                    0.0,
+                    0.509384036064148,
+                    1.7615941762924194,
+                    7.997317314147949,
+                ],
+            ),
+            (
+                Activation::Gelu,
+                [
+                    -0.0040496960282325745,
+                    -0.1542687714099884,
+                    0.0,
+                    0.5800294876098633,
+                    1.9544997215270996,
+                    8.0,
+                ],
+            ),
+            (
+                Activation::GeluTanh,
+                [
+                    -0.0036375224590301514,
+                    -0.1542859971523285,
+                    0.0,
+                    0.5799605846405029,
+                    1.9545977115631104,
+                    8.0,
+                ],
+            ),
+            (
+                Activation::Softplus,
+                [
+                    0.04858735203742981,
+                    0.4740769863128662,
+                    0.6931471824645996,
+                    1.136871099472046,
+                    2.1269280910491943,
+                    8.000335693359375,
+                ],
+            ),
+            (Activation::HardSwish, [0.0, -0.2083333283662796, 0.0, 0.46875, 1.6666666269302368, 8.0]),
+            (Activation::HardSigmoid, [0.0, 0.4166666567325592, 0.5, 0.625, 0.8333333134651184, 1.0]),
+        ];
+        for isa in Isa::available() {
+            for (activation, want) in cases {
+                let got = isa.scope(|| activation.apply(Tensor::vector(x.to_vec())).unwrap()).unwrap();
+                assert_close(got.data().unwrap(), want, 5e-7, &format!("{isa} {activation:?}"));
+                let bad = isa.scope(|| activation.apply(Tensor::vector(vec![f32::NAN])).unwrap()).unwrap();
+                assert!(bad.data::<f32>().unwrap()[0].is_nan(), "{isa} {activation:?} keeps NaN");
+            }
+        }
+    }
+}

@@ -16,6 +16,7 @@ pub mod linalg;
 pub mod matmul;
 mod movement;
 pub mod nms;
+pub mod normalize;
 mod par;
 pub mod pooling;
 pub mod quantize;
