@@ -6,7 +6,7 @@ use crate::{
     Element, Epilogue, KernelError, Result, Shape, Tensor,
     epilogue::Finish,
     gemm::{self, Matrix, PackedRhs, Target},
-    par,
+    par, pool,
     simd::Isa,
 };
 
@@ -68,7 +68,7 @@ pub fn matmul_packed(a: &Tensor, b: &PackedB, transpose_a: bool, epilogue: &Epil
     if k != b.rows() {
         return Err(mismatch(dims, &[b.rows(), b.cols()]));
     }
-    let mut out = vec![0.0; shape.checked_len()?];
+    let mut out = pool::buffer(shape.checked_len()?);
     if !out.is_empty() {
         let rows = lead.iter().product::<usize>() * m;
         let strides = if transpose_a { (1, m) } else { (k, 1) };
@@ -117,7 +117,7 @@ pub fn matmul(a: &Tensor, b: &Tensor, a_as: Orientation, b_as: Orientation) -> R
     match a {
         Tensor::F32(_) => {
             let p = Product::<f32>::new(a, b, a_as, b_as)?;
-            let mut out = vec![0.0; p.shape.checked_len()?];
+            let mut out = pool::buffer(p.shape.checked_len()?);
             if !out.is_empty() {
                 p.float(&mut out);
             }

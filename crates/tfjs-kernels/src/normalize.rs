@@ -1,7 +1,7 @@
 //! Normalisations: batch norm, softmax, local response normalisation.
 
 use crate::{
-    DataFormat, KernelError, Result, Tensor, TensorOf, par,
+    DataFormat, KernelError, Result, Tensor, TensorOf, par, pool,
     simd::{self, Isa, Kernel, MAX_LANES, Simd},
     vecmath,
 };
@@ -329,11 +329,11 @@ fn softmax_row<S: Simd>(s: S, row: &mut [f32], log: bool) {
         s.store_part(part, if log { x } else { e });
     }
     let total = s.splat(s.reduce_add(sum));
-    let shift = if log { vecmath::log(s, total) } else { total };
+    let shift = if log { vecmath::log(s, total) } else { s.div(s.splat(1.0), total) };
     for at in (0..n).step_by(S::LANES) {
         let part = &mut row[at..n.min(at + S::LANES)];
         let y = s.load_part(part);
-        s.store_part(part, if log { s.sub(y, shift) } else { s.div(y, shift) });
+        s.store_part(part, if log { s.sub(y, shift) } else { s.mul(y, shift) });
     }
 }
 
@@ -367,7 +367,7 @@ pub fn lrn(x: &Tensor, depth_radius: usize, bias: f32, alpha: f32, beta: f32) ->
         });
     };
     let x = typed.data();
-    let mut out = vec![0.0; x.len()];
+    let mut out = pool::buffer(x.len());
     if !out.is_empty() {
         let isa = Isa::current();
         let radius = depth_radius.min(channels);

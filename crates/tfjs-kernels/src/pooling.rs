@@ -3,7 +3,7 @@
 use crate::{
     DataFormat, KernelError, Padding, Result, Shape, Tensor,
     geometry::{self, Geometry},
-    par,
+    par, pool,
     simd::{self, Isa, Kernel, Simd},
 };
 
@@ -138,7 +138,7 @@ fn pool<const D: usize, R: Reduce>(image: &Tensor, spec: &PoolSpec<D>) -> Result
         return geometry::channels_first(&pool::<D, R>(&geometry::channels_last(image)?, &last)?);
     }
     let x = image.typed::<f32>("the image")?.data();
-    let mut out = vec![0.0; shape.checked_len()?];
+    let mut out = pool::buffer(shape.checked_len()?);
     let line = geometry.axes[2].output * geometry.channels;
     if !out.is_empty() {
         let isa = Isa::current();

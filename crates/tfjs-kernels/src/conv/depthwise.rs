@@ -6,6 +6,7 @@ use crate::{
     epilogue::Finish,
     geometry::Geometry,
     par::{self, Disjoint},
+    pool,
     scratch::Aligned,
     simd::{self, Isa, Kernel, MAX_LANES, Simd},
 };
@@ -97,7 +98,7 @@ pub fn depthwise_conv2d(
     with_channels_last(image, spec, epilogue, |image, epilogue| {
         let x = image.typed::<f32>("the image")?.data();
         let shape = geometry.output_shape::<2>(filter.out_channels(), DataFormat::ChannelsLast)?;
-        let mut out = vec![0.0; shape.checked_len()?];
+        let mut out = pool::buffer(shape.checked_len()?);
         if out.is_empty() {
             return Tensor::new(shape, out);
         }

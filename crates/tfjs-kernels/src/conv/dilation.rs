@@ -2,7 +2,7 @@ use super::{Conv2dSpec, check_channels};
 use crate::{
     DataFormat, KernelError, Result, Shape, Tensor,
     geometry::Geometry,
-    par,
+    par, pool,
     simd::{self, Isa, Kernel, Simd},
 };
 
@@ -46,7 +46,7 @@ pub fn dilation2d(image: &Tensor, filter: &Tensor, spec: &Conv2dSpec) -> Result<
     let geometry = geometry(image.dims(), filter.dims(), spec)?;
     let (x, filter) = (image.typed::<f32>("the image")?.data(), filter.typed::<f32>("the filter")?.data());
     let shape = geometry.output_shape::<2>(geometry.channels, DataFormat::ChannelsLast)?;
-    let mut out = vec![0.0; shape.checked_len()?];
+    let mut out = pool::buffer(shape.checked_len()?);
     let line = geometry.axes[2].output * geometry.channels;
     let isa = Isa::current();
     if !out.is_empty() {

@@ -8,6 +8,7 @@ use crate::{
     epilogue::Finish,
     gemm::{self, PackedRhs, Target},
     geometry::{self, Geometry},
+    pool,
     simd::Isa,
 };
 
@@ -190,7 +191,7 @@ fn conv<const D: usize>(
     with_channels_last(image, spec, epilogue, |image, epilogue| {
         let x = image.typed::<f32>("the image")?.data();
         let shape = geometry.output_shape::<D>(filter.out_channels, DataFormat::ChannelsLast)?;
-        let mut out = vec![0.0; shape.checked_len()?];
+        let mut out = pool::buffer(shape.checked_len()?);
         if !out.is_empty() {
             let operands = epilogue.operands(&shape)?;
             run(x, &geometry, filter, &mut out, &operands.finish(filter.out_channels));

@@ -1,6 +1,12 @@
 use std::ops::Range;
 
-use crate::{gemm::Lhs, geometry::Geometry, simd::Simd};
+use smallvec::SmallVec;
+
+use crate::{
+    gemm::Lhs,
+    geometry::Geometry,
+    simd::{Simd, copy, fill_zero},
+};
 
 /// The left operand of a convolution: a row per output position, holding the image cells under the filter. Never exists
 /// as a whole.
@@ -12,9 +18,92 @@ pub(super) struct Patches<'a> {
     channels: usize,
 }
 
+/// A run of columns that lie together in the image.
+struct Span {
+    /// Position in the window of its first cell: depth, height, width.
+    tap: (usize, usize, usize),
+    /// The wanted columns of the run.
+    lo: usize,
+    hi: usize,
+    /// Where they go in the packed row.
+    to: usize,
+    /// Where they come from, counted from the window's first cell.
+    from: usize,
+}
+
 impl<'a> Patches<'a> {
     pub(super) fn new(x: &'a [f32], geometry: &'a Geometry, first: usize, channels: usize) -> Patches<'a> {
         Patches { x, geometry, first, channels }
+    }
+
+    /// Whether neighbouring cells of the window lie together in the image.
+    fn joined(&self) -> bool {
+        self.geometry.axes[2].dilation == 1 && self.channels == self.geometry.channels
+    }
+
+    /// The runs that make up columns `cols`.
+    fn spans(&self, cols: &Range<usize>) -> SmallVec<[Span; 16]> {
+        let [depth, height, width] = &self.geometry.axes;
+        let (taps, len) =
+            if self.joined() { (1, width.window * self.channels) } else { (width.window, self.channels) };
+        if cols.is_empty() {
+            return SmallVec::new();
+        }
+        (cols.start / len..cols.end.div_ceil(len))
+            .map(|index| {
+                let tap = (index / taps / height.window, index / taps % height.window, index % taps);
+                let at = index * len;
+                let (lo, hi) = (at.max(cols.start) - at, (at + len).min(cols.end) - at);
+                let line = tap.0 * depth.dilation * height.input + tap.1 * height.dilation;
+                let cell = line * width.input + tap.2 * width.dilation;
+                let from = cell * self.geometry.channels + self.first + lo;
+                Span { tap, lo, hi, to: at + lo - cols.start, from }
+            })
+            .collect()
+    }
+
+    /// A row whose window is partly outside the image, where all is zero.
+    #[inline(always)]
+    fn pack_border<S: Simd>(
+        &self,
+        s: S,
+        (image, od, oh, ow): (usize, usize, usize, usize),
+        spans: &[Span],
+        dst: &mut [f32],
+    ) {
+        let [depth, height, width] = &self.geometry.axes;
+        let all = self.geometry.channels;
+        let (in_d, in_h, in_w) = (depth.inside(od), height.inside(oh), width.inside(ow));
+        for &Span { tap: (kd, kh, kw), lo, hi, to, .. } in spans {
+            let out = &mut dst[to..to + hi - lo];
+            // The part of the run that is inside the image, and where that starts.
+            let (inside, first) = if !in_d.contains(&kd) || !in_h.contains(&kh) {
+                (lo..lo, 0)
+            } else if self.joined() {
+                let start = lo.max(in_w.start * all);
+                (start..hi.min(in_w.end * all), in_w.start)
+            } else if in_w.contains(&kw) {
+                (lo..hi, kw)
+            } else {
+                (lo..lo, 0)
+            };
+            if inside.is_empty() {
+                fill_zero(s, out);
+                continue;
+            }
+            let line = (image * depth.input + depth.cell(od, kd)) * height.input + height.cell(oh, kh);
+            let run = (line * width.input + width.cell(ow, first)) * all;
+            let from = if self.joined() {
+                run + inside.start - first * all
+            } else {
+                run + self.first + inside.start
+            };
+            let (before, out) = out.split_at_mut(inside.start - lo);
+            let (middle, after) = out.split_at_mut(inside.len());
+            fill_zero(s, before);
+            copy(s, &self.x[from..from + middle.len()], middle);
+            fill_zero(s, after);
+        }
     }
 }
 
@@ -32,83 +121,31 @@ impl Lhs for Patches<'_> {
     #[inline(always)]
     fn pack<S: Simd>(&self, s: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize) {
         let [depth, height, width] = &self.geometry.axes;
-        let all = self.geometry.channels;
-        // Neighbouring cells of a row of the image lie together if they belong to the window wholly.
-        let joined = width.dilation == 1 && self.channels == all;
-        let (taps, span) = if joined { (1, width.window * all) } else { (width.window, self.channels) };
-        let spans = cols.start / span..cols.end.div_ceil(span);
-        let (mut ow, mut rest) = (rows.start % width.output, rows.start / width.output);
-        for (row, dst) in rows.zip(dst.chunks_mut(stride)) {
-            let oh = rest % height.output;
-            let od = rest / height.output % depth.output;
-            let image = rest / height.output / depth.output;
-            debug_assert_eq!(row % width.output, ow);
-            let (in_d, in_h, in_w) = (depth.inside(od), height.inside(oh), width.inside(ow));
-            for index in spans.clone() {
-                let (kh, kd) = (index / taps % height.window, index / taps / height.window);
-                // The part of the span that is wanted, and of it the part that is inside the image.
-                let at = index * span;
-                let (lo, hi) = (at.max(cols.start) - at, (at + span).min(cols.end) - at);
-                let outside = !in_d.contains(&kd) || !in_h.contains(&kh);
-                let (mut from, mut to) = (lo, lo);
-                let mut source = 0;
-                if !outside {
-                    let line =
-                        (image * depth.input + depth.cell(od, kd)) * height.input + height.cell(oh, kh);
-                    if joined {
-                        if !in_w.is_empty() {
-                            from = lo.max(in_w.start * all);
-                            to = hi.min(in_w.end * all).max(from);
-                            let cell = line * width.input + width.cell(ow, in_w.start);
-                            source = cell * all + from - in_w.start * all;
-                        }
-                    } else if in_w.contains(&(index % taps)) {
-                        to = hi;
-                        let cell = line * width.input + width.cell(ow, index % taps);
-                        source = cell * all + self.first + lo;
-                    }
+        let spans = self.spans(&cols);
+        let interior = width.interior();
+        let (mut ow, mut line) = (rows.start % width.output, rows.start / width.output);
+        for (_, dst) in rows.zip(dst.chunks_mut(stride)) {
+            let oh = line % height.output;
+            let od = line / height.output % depth.output;
+            let image = line / height.output / depth.output;
+            if interior.contains(&ow)
+                && height.inside(oh).len() == height.window
+                && depth.inside(od).len() == depth.window
+            {
+                let cell = (image * depth.input + depth.cell(od, 0)) * height.input + height.cell(oh, 0);
+                let window = (cell * width.input + width.cell(ow, 0)) * self.geometry.channels;
+                for span in &spans {
+                    let n = span.hi - span.lo;
+                    copy(s, &self.x[window + span.from..][..n], &mut dst[span.to..span.to + n]);
                 }
-                let out = &mut dst[at + lo - cols.start..at + hi - cols.start];
-                if from >= to {
-                    fill_zero(s, out);
-                } else {
-                    let (before, out) = out.split_at_mut(from - lo);
-                    let (inside, after) = out.split_at_mut(to - from);
-                    fill_zero(s, before);
-                    copy(s, &self.x[source..source + inside.len()], inside);
-                    fill_zero(s, after);
-                }
+            } else {
+                self.pack_border(s, (image, od, oh, ow), &spans, dst);
             }
             ow += 1;
             if ow == width.output {
                 ow = 0;
-                rest += 1;
+                line += 1;
             }
         }
-    }
-}
-
-/// Short copies, for which calling `memcpy` would cost more than copying.
-#[inline(always)]
-fn copy<S: Simd>(s: S, from: &[f32], to: &mut [f32]) {
-    let mut from = from.chunks_exact(S::LANES);
-    let mut to = to.chunks_exact_mut(S::LANES);
-    for (x, y) in (&mut from).zip(&mut to) {
-        s.store(y, s.load(x));
-    }
-    if !from.remainder().is_empty() {
-        s.store_part(to.into_remainder(), s.load_part(from.remainder()));
-    }
-}
-
-#[inline(always)]
-fn fill_zero<S: Simd>(s: S, to: &mut [f32]) {
-    let mut to = to.chunks_exact_mut(S::LANES);
-    for y in &mut to {
-        s.store(y, s.zero());
-    }
-    let rest = to.into_remainder();
-    if !rest.is_empty() {
-        s.store_part(rest, s.zero());
     }
 }

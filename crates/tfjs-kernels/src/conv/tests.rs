@@ -268,7 +268,7 @@ fn empty_batches_and_images_give_empty_results() {
     assert_eq!(shape(&[0, 6, 6, 3], &same), [0, 6, 6, 5]);
     assert_eq!(shape(&[1, 0, 6, 3], &same), [1, 0, 6, 5]);
     assert_eq!(shape(&[1, 3, 6, 3], &spec([1, 1], [1, 1], Padding::Valid)), [1, 0, 3, 5]);
-    let nothing = PackedFilter::new(&tensor(&[1, 1, 0, 2], 1), 1).unwrap();
+    let nothing = PackedFilter::new(&tensor(&[2, 1, 0, 2], 1), 1).unwrap();
     let y = conv2d(
         &tensor(&[1, 2, 2, 0], 1),
         &nothing,

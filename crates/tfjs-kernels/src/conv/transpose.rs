@@ -4,7 +4,7 @@ use crate::{
     epilogue::Finish,
     gemm::{self, Matrix, PackedRhs, Target},
     geometry::{self, Axis, Geometry},
-    par, scratch,
+    par, pool, scratch,
     simd::{self, Isa, Kernel, Simd},
 };
 
@@ -99,7 +99,8 @@ fn transpose<const D: usize>(
     with_channels_last(image, spec, epilogue, |image, epilogue| {
         let x = image.typed::<f32>("the image")?.data();
         let shape = shape(DataFormat::ChannelsLast);
-        let mut out = vec![0.0; shape.checked_len()?];
+        let mut out = pool::buffer(shape.checked_len()?);
+        out.fill(0.0);
         if !out.is_empty() {
             scatter(x, &geometry, filter, &mut out)?;
             epilogue.operands(&shape)?.finish(filter.out_channels).apply_all(&mut out, filter.out_channels);

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::{
-    epilogue::{Finish, Rows},
+    epilogue::Finish,
     par::{self, Disjoint},
     scratch::{self, Aligned},
     simd::{self, Isa, Kernel, Simd},
@@ -22,6 +22,8 @@ use tile::{Args, PANEL_STRIDE};
 const KC: usize = 256;
 /// Rows of the left operand per block, about: the packed block takes a quarter of a 1 MiB second cache.
 const MC: usize = 224;
+/// Tiles of at most so many rows read the left operand where it is.
+const IN_PLACE_ROWS: usize = 6;
 /// Pieces that a large product is cut into for threads.
 const TASKS: usize = 16;
 
@@ -71,7 +73,7 @@ impl PackedRhs {
 
     /// Memory taken, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.data.as_slice().len() * size_of::<f32>()
+        size_of_val(self.data.as_slice())
     }
 
     fn lanes(&self) -> usize {
@@ -114,11 +116,14 @@ impl Lhs for Matrix<'_> {
     }
 
     #[inline(always)]
-    fn pack<S: Simd>(&self, _: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize) {
+    fn pack<S: Simd>(&self, s: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize) {
         if self.strides.1 == 1 {
             for (row, to) in rows.zip(dst.chunks_mut(stride)) {
-                to[..cols.len()]
-                    .copy_from_slice(&self.data[row * self.strides.0 + cols.start..][..cols.len()]);
+                simd::copy(
+                    s,
+                    &self.data[row * self.strides.0 + cols.start..][..cols.len()],
+                    &mut to[..cols.len()],
+                );
             }
         } else {
             // Transposed: neighbours in a column lie together, so blocks of columns reuse each line that they load.
@@ -230,14 +235,20 @@ impl<L: Lhs> Kernel for Block<'_, L> {
         for block in 0..blocks {
             let cols = block * depth..k.min((block + 1) * depth);
             match self.lhs.direct() {
-                Some((data, stride)) if !crowded(stride, self.panels.len()) => {
+                Some((data, stride)) if self.reads_in_place(stride) => {
                     let last = (self.rows.end - 1) * stride + cols.end;
                     let a = &data[self.rows.start * stride + cols.start
                         ..last.max(self.rows.start * stride + cols.start)];
                     self.multiply(s, a, Some(stride), cols, block + 1 == blocks);
                 }
-                _ => scratch::with(self.rows.len() * PANEL_STRIDE, |panel| {
-                    self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE);
+                direct => scratch::with(self.rows.len() * PANEL_STRIDE, |panel| {
+                    match direct {
+                        Some((data, stride)) => {
+                            let lhs = Matrix { data, rows: self.rows.end, strides: (stride, 1) };
+                            lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE);
+                        }
+                        None => self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE),
+                    }
                     self.multiply(s, panel, None, cols, block + 1 == blocks);
                 }),
             }
@@ -245,13 +256,17 @@ impl<L: Lhs> Kernel for Block<'_, L> {
     }
 }
 
-/// Whether rows this far apart fall into the same few sets of the first cache, so that copying them pays when they are
-/// read for more than one panel.
-fn crowded(stride: usize, panels: usize) -> bool {
-    panels > 2 && stride % 256 == 0
-}
-
 impl<L: Lhs> Block<'_, L> {
+    /// Whether the tiles read rows this far apart where they are, or a copy of them.
+    #[inline(always)]
+    fn reads_in_place(&self, stride: usize) -> bool {
+        // Tall and wide tiles leave no registers for the addresses of rows that are not a constant apart: copied rows
+        // are then twice as fast. For one vector of columns, or few rows, copying would cost more than it gains.
+        let small = self.rhs.n <= self.rhs.lanes() || self.tile <= IN_PLACE_ROWS;
+        // Rows that fall into the same few sets of the first cache throw each other out.
+        small && (self.tile <= 2 || self.panels.len() <= 2 || !stride.is_multiple_of(256))
+    }
+
     /// Adds the product of columns `cols`, whose left elements are in `a`, to the output.
     #[inline(always)]
     fn multiply<S: Simd>(&self, s: S, a: &[f32], a_stride: Option<usize>, cols: Range<usize>, last: bool) {
@@ -259,6 +274,7 @@ impl<L: Lhs> Block<'_, L> {
         let b = self.rhs.data.as_slice();
         let plain = Finish::default();
         let finish = if last { self.finish } else { &plain };
+        let mut aside = [0.0f32; 16 * 2 * simd::MAX_LANES];
         for panel in self.panels.clone() {
             let first = panel * 2 * S::LANES;
             let n = (self.rhs.n - first).min(2 * S::LANES);
@@ -286,7 +302,7 @@ impl<L: Lhs> Block<'_, L> {
                 if n == width {
                     self.whole(s, row, first, m, vectors, a_stride.is_none(), args, finish);
                 } else {
-                    self.part(s, row, first, (m, n), a_stride.is_none(), args, finish);
+                    self.part(s, row, first, (m, n), a_stride.is_none(), args, finish, &mut aside);
                 }
             }
         }
@@ -342,10 +358,10 @@ impl<L: Lhs> Block<'_, L> {
         packed: bool,
         mut args: Args,
         finish: &Finish<'_>,
+        aside: &mut [f32],
     ) {
         let vectors = n.div_ceil(S::LANES);
         let width = vectors * S::LANES;
-        let mut aside = [0.0f32; 16 * 2 * simd::MAX_LANES];
         let (c, ldc) = (args.c, args.ldc);
         if args.load {
             for i in 0..m {
@@ -391,11 +407,6 @@ impl Kernel for Late<'_> {
             self.finish.apply(s, self.row + i, self.col, row);
         }
     }
-}
-
-/// `Rows` of one row: the same for all.
-pub(crate) fn columns(data: &[f32]) -> Rows<'_> {
-    Rows { data, period: 1, start: 0, stride: data.len() }
 }
 
 #[cfg(test)]

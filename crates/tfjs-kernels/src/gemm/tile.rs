@@ -171,9 +171,7 @@ fn by_rows<S: Simd, const NV: usize, const PACKED: bool>(s: S, rows: usize, args
             // Tiles taller than the unit's registers allow are never called; the constant condition keeps them out of
             // the binary.
             match rows {
-                $($rows => if const { $rows <= S::GEMM_ROWS } {
-                    s.vectorize(Tile::<$rows, NV, PACKED> { args });
-                },)*
+                $($rows if const { $rows <= S::GEMM_ROWS } => s.vectorize(Tile::<$rows, NV, PACKED> { args }),)*
                 _ => {}
             }
         };

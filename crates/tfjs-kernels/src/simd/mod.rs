@@ -1,7 +1,7 @@
 //! One vocabulary for all vector units.
 //!
 //! A token type such as `Avx512` proves that the CPU has the instructions; kernels are generic over the token
-//! ([`Simd`]) and written once. [`dispatch`] picks the token at run time, once per kernel call and chunk.
+//! ([`Simd`]) and written once. [`dispatch_on`] picks the token at run time, once per kernel call and chunk.
 //! Everything that a [`Kernel`] calls with the token in hand must be `#[inline(always)]` (closures are not): the
 //! instructions are only available inside the function that [`Simd::vectorize`] compiles for the CPU.
 
@@ -163,11 +163,6 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs a kernel on the current instruction set.
-pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    dispatch_on(Isa::current(), kernel)
-}
-
 /// Runs a kernel on `isa`, or on portable code if this CPU lacks it.
 pub(crate) fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
@@ -278,6 +273,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The same 32 bits as integers.
     fn to_bits(self, a: Self::F32) -> Self::I32;
     /// The same 32 bits as floats.
+    #[allow(clippy::wrong_self_convention)] // `self` is the token
     fn from_bits(self, a: Self::I32) -> Self::F32;
     /// Truncated; the result for values that do not fit is unspecified.
     fn to_i32(self, a: Self::F32) -> Self::I32;
@@ -406,6 +402,32 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn reduce_min(self, a: Self::F32) -> f32 {
         let lanes = self.to_array(a);
         lanes[1..Self::LANES].iter().fold(lanes[0], |m, &x| if m < x || m.is_nan() { m } else { x })
+    }
+}
+
+/// As `copy_from_slice`, for slices so short that calling `memcpy` would cost more than copying.
+#[inline(always)]
+pub(crate) fn copy<S: Simd>(s: S, from: &[f32], to: &mut [f32]) {
+    let mut from = from.chunks_exact(S::LANES);
+    let mut to = to.chunks_exact_mut(S::LANES);
+    for (x, y) in (&mut from).zip(&mut to) {
+        s.store(y, s.load(x));
+    }
+    if !from.remainder().is_empty() {
+        s.store_part(to.into_remainder(), s.load_part(from.remainder()));
+    }
+}
+
+/// As `fill(0.0)`, for short slices.
+#[inline(always)]
+pub(crate) fn fill_zero<S: Simd>(s: S, to: &mut [f32]) {
+    let mut to = to.chunks_exact_mut(S::LANES);
+    for y in &mut to {
+        s.store(y, s.zero());
+    }
+    let rest = to.into_remainder();
+    if !rest.is_empty() {
+        s.store_part(rest, s.zero());
     }
 }
 
