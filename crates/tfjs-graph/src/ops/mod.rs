@@ -41,6 +41,7 @@ mod image;
 mod infer;
 mod logical;
 mod matrices;
+mod normalization;
 mod ragged;
 mod reduction;
 mod slice_join;
@@ -69,6 +70,7 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("image", image::OPS),
         ("logical", logical::OPS),
         ("matrices", matrices::OPS),
+        ("normalization", normalization::OPS),
         ("ragged", ragged::OPS),
         ("reduction", reduction::OPS),
         ("slice_join", slice_join::OPS),
