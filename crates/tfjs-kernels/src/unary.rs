@@ -165,14 +165,9 @@ pub fn unary(op: UnaryOp, x: Tensor) -> Result<Tensor> {
             UnaryOp::IsInf => map(&x, f32::is_infinite)?.into(),
             UnaryOp::IsNan => map(&x, f32::is_nan)?.into(),
             _ => match vector_kernel(op) {
-                Some((in_place, copy)) => {
-                    if x.is_unique() {
-                        in_place(x.data_mut());
-                        return Ok(x.into());
-                    }
-                    let mut out = vec![0.0; x.len()];
-                    copy(x.data(), &mut out);
-                    TensorOf::new(x.shape(), out)?.into()
+                Some(in_place) => {
+                    in_place(x.data_mut());
+                    x.into()
                 }
                 None => overwrite(x, f32_kernel(op)).into(),
             },
@@ -270,8 +265,8 @@ fn unary_i32(op: UnaryOp, x: TensorOf<i32>) -> TensorOf<i32> {
 /// Scale and alpha of Klambauer et al. 2017, and their product.
 const SELU: (f32, f32) = (1.050_701, 1.758_099_3);
 
-/// The loops of an op over vectors of float32: in place, and from one slice to another.
-type VectorKernel = (fn(&mut [f32]), fn(&[f32], &mut [f32]));
+/// The loop of an op over vectors of float32.
+type VectorKernel = fn(&mut [f32]);
 
 macro_rules! vector_ops {
     ($(|$s:ident, $x:ident| $($op:ident)|+ => $e:expr;)*) => {
@@ -287,7 +282,7 @@ macro_rules! vector_ops {
                     }
                 }
                 if matches!(op, $(UnaryOp::$op)|+) {
-                    return Some((|d| vecmath::map_in_place(Form, d), |x, y| vecmath::map(Form, x, y)));
+                    return Some(|data| vecmath::map_in_place(Form, data));
                 }
             })*
             None
