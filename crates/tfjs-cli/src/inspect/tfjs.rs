@@ -100,7 +100,7 @@ fn graph(report: &mut Report, model: &ModelJson) -> Result<(), CliError> {
         if !registry.contains(op) {
             report.problems.push(format!("node `{node}`: op {op} cannot be run yet"));
         }
-        if !tfjs_convert::is_supported(op) && !foreign.contains(&op) {
+        if !tfjs_graph::ops::in_tfjs(op) && !foreign.contains(&op) {
             foreign.push(op);
         }
     }
