@@ -7,6 +7,7 @@ use std::{
 };
 
 use tempfile::NamedTempFile;
+use tfjs_format::io::{Unfinished, uninterrupted};
 
 use crate::CliError;
 
@@ -24,7 +25,7 @@ pub(crate) fn lines(path: &Path) -> Result<Vec<String>, CliError> {
 /// Files of one directory that appear together, once all are written.
 pub(crate) struct Together {
     directory: PathBuf,
-    files: Vec<(NamedTempFile, PathBuf)>,
+    files: Vec<(NamedTempFile, Unfinished, PathBuf)>,
 }
 
 impl Together {
@@ -41,29 +42,34 @@ impl Together {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), CliError> {
         let path = self.directory.join(name);
-        let file = (|| {
+        let (file, unfinished) = (|| {
             let mut file = tempfile::Builder::new().prefix(".tfjs-").tempfile_in(&self.directory)?;
+            let unfinished = Unfinished::new(file.path());
             let mut out = BufWriter::with_capacity(1 << 16, &mut file);
             write(&mut out)?;
             out.flush()?;
             drop(out);
             readable(&file)?;
-            Ok(file)
+            Ok((file, unfinished))
         })()
         .map_err(|e| failed("write", &path, e))?;
-        self.files.push((file, path));
+        self.files.push((file, unfinished, path));
         Ok(())
     }
 
     /// Gives all files their names.
-    pub(crate) fn finish(self) -> Result<Vec<PathBuf>, CliError> {
-        self.files
-            .into_iter()
-            .map(|(file, path)| match file.persist(&path) {
-                Ok(_) => Ok(path),
-                Err(e) => Err(failed("write", &path, e.error)),
-            })
-            .collect()
+    pub(crate) fn finish(self) -> Result<(), CliError> {
+        let whole = uninterrupted();
+        let mut failure = Ok(());
+        let mut unfinished = Vec::with_capacity(self.files.len());
+        for (file, listed, path) in self.files {
+            unfinished.push(listed);
+            if failure.is_ok() {
+                failure = file.persist(&path).map(drop).map_err(|e| failed("write", &path, e.error));
+            }
+        }
+        drop(whole);
+        failure
     }
 }
 

@@ -39,6 +39,7 @@ pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(e) => return usage(&e),
     };
     trace(args.verbose);
+    discard_when_interrupted();
     report(match args.command {
         Command::Convert(args) => {
             if let Some(missing) = args.missing() {
@@ -59,7 +60,10 @@ pub fn tensorflowjs_converter(argv: impl IntoIterator<Item = OsString>) -> ExitC
     let mut argv = argv.into_iter();
     let program = argv.next();
     match Converter::try_parse_from(program.into_iter().chain(converter::normalised(argv))) {
-        Ok(converter) => report(cmd::convert::run(&converter.args)),
+        Ok(converter) => {
+            discard_when_interrupted();
+            report(cmd::convert::run(&converter.args))
+        }
         Err(e) => usage(&e),
     }
 }
@@ -110,6 +114,15 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// On Ctrl-C, removes what is being written and ends the process as a shell expects.
+fn discard_when_interrupted() {
+    // Without a handler an interrupted command leaves its temporary files, which is no reason not to run it.
+    let _ = ctrlc::set_handler(|| {
+        tfjs_format::io::discard_unfinished();
+        std::process::exit(130);
+    });
+}
+
 /// Sends what the libraries trace to stderr, if asked for.
 fn trace(verbose: u8) {
     let level = match verbose {
@@ -121,3 +134,8 @@ fn trace(verbose: u8) {
     // A second subscriber is refused, which happens only when a program calls this twice.
     let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).try_init();
 }
+
+/// The README's example must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -15,12 +15,14 @@ mod directory;
 mod http;
 mod map;
 mod memory;
+mod unfinished;
 
 pub use directory::{DirectorySink, FileSource};
 #[cfg(feature = "http")]
 pub use http::HttpSource;
 pub use map::map_file;
 pub use memory::{MemoryModel, MemorySink};
+pub use unfinished::{Unfinished, Uninterrupted, discard_unfinished, uninterrupted};
 
 /// A model that can be read.
 pub trait ModelSource: Send + Sync {

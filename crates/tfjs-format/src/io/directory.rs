@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::{LoadOptions, ModelSink, ModelSource, ModelText, Progress, check_path, map_file};
+use super::{
+    LoadOptions, ModelSink, ModelSource, ModelText, Progress, Unfinished, check_path, map_file, uninterrupted,
+};
 use crate::{FormatError, ModelJson};
 
 const MODEL_JSON: &str = "model.json";
@@ -146,6 +148,7 @@ pub struct DirectorySink {
     target: PathBuf,
     model_name: String,
     temporary: Option<TempDir>,
+    unfinished: Option<Unfinished>,
     written: BTreeSet<String>,
     current: Option<(PathBuf, File)>,
 }
@@ -178,6 +181,7 @@ impl DirectorySink {
         Ok(DirectorySink {
             target,
             model_name: MODEL_JSON.to_owned(),
+            unfinished: Some(Unfinished::new(temporary.path())),
             temporary: Some(temporary),
             written: BTreeSet::new(),
             current: None,
@@ -272,8 +276,11 @@ impl ModelSink for DirectorySink {
         self.write(model_json.as_bytes())?;
         self.current = None;
         let temporary = self.temporary()?.to_owned();
+        let whole = uninterrupted();
         let result = self.put_in_place(&temporary);
+        drop(whole);
         self.temporary = None;
+        self.unfinished = None;
         result
     }
 }

@@ -1,0 +1,236 @@
+//! The commands as a user types them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+fn tfjs() -> Command {
+    Command::cargo_bin("tfjs").unwrap()
+}
+
+fn converter() -> Command {
+    Command::cargo_bin("tensorflowjs_converter").unwrap()
+}
+
+fn digits() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/digits_cnn")
+}
+
+/// The digits model, converted.
+fn converted() -> (TempDir, PathBuf) {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("a model");
+    tfjs().arg("convert").arg(digits().join("saved_model")).arg(&model).assert().success();
+    (dir, model)
+}
+
+fn stdout(command: &mut Command) -> String {
+    String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+}
+
+fn stderr(command: &mut Command, code: i32) -> String {
+    String::from_utf8(command.assert().code(code).get_output().stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_picture_is_classified_with_labels() {
+    let (_dir, model) = converted();
+    for (picture, label) in [("digit-3.png", "three"), ("digit-8.png", "eight")] {
+        let input = format!("image={}", digits().join(picture).display());
+        let text = stdout(
+            tfjs()
+                .arg("run")
+                .arg(&model)
+                .args(["--input", &input])
+                .arg("--labels")
+                .arg(digits().join("labels.txt")),
+        );
+        let first = text.lines().nth(1).unwrap();
+        assert!(text.starts_with("output_0: float32[1, 10]\n") && first.contains(label), "{text}");
+    }
+}
+
+#[test]
+fn inputs_and_outputs_are_found_by_key_node_and_tensor_name() {
+    let (dir, model) = converted();
+    let input = digits().join("in0.npy");
+    let out = dir.path().join("out");
+    for name in ["image=", "image:0=", ""] {
+        let arg = format!("{name}{}", input.display());
+        tfjs()
+            .arg("run")
+            .arg(model.join("model.json"))
+            .args(["--input", &arg])
+            .arg("--output-dir")
+            .arg(&out)
+            .assert()
+            .success();
+        assert!(out.join("output_0.npy").exists());
+        fs::remove_dir_all(&out).unwrap();
+    }
+    let node = "StatefulPartitionedCall/digits_cnn/probabilities/Softmax";
+    let args = ["--output", node, "--output", "output_0", "--threads", "1"];
+    tfjs()
+        .arg("run")
+        .arg(&model)
+        .arg("--input")
+        .arg(&input)
+        .args(args)
+        .arg("--output-dir")
+        .arg(&out)
+        .assert()
+        .success();
+    let node = fs::read(out.join("StatefulPartitionedCall_digits_cnn_probabilities_Softmax.npy")).unwrap();
+    assert_eq!(node, fs::read(out.join("output_0.npy")).unwrap());
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 2, "no temporary files stay behind");
+}
+
+#[test]
+fn failures_say_why_and_leave_nothing_behind() {
+    let (dir, model) = converted();
+    let out = dir.path().join("out");
+    let run = |input: &str| {
+        let mut command = tfjs();
+        command.arg("run").arg(&model).args(["--input", input]).arg("--output-dir").arg(&out);
+        stderr(&mut command, 1)
+    };
+    let array = digits().join("out0.npy");
+    assert!(
+        run(&format!("image={}", array.display()))
+            .starts_with("error: input `image` has shape [6, 10], expected")
+    );
+    assert!(run(&format!("picture={}", array.display())).contains("its inputs are `image`"));
+    assert!(run("image=none.npy").starts_with("error: cannot read none.npy\n  caused by: "));
+    assert!(run(&format!("image={}", digits().join("labels.txt").display())).contains("not a picture"));
+    assert!(!out.exists());
+    fs::remove_file(model.join("group1-shard1of1.bin")).unwrap();
+    let message = run(&format!("image={}", digits().join("in0.npy").display()));
+    assert!(message.contains("group1-shard1of1.bin"), "{message}");
+}
+
+#[test]
+fn mistyped_flags_are_usage_errors_with_a_suggestion() {
+    let message = stderr(tfjs().args(["run", "model.json", "--inptu", "x=y"]), 2);
+    assert!(message.contains("'--input'"), "{message}");
+    let message = stderr(tfjs().args(["convert", "--input_fromat=tf_hub", "a", "b"]), 2);
+    assert!(message.contains("'--input_format'"), "{message}");
+    stderr(tfjs().args(["convert", "only_one_path"]), 2);
+    stderr(tfjs().args(["frobnicate"]), 2);
+    stderr(tfjs().args(["run", "model.json", "--threads", "0"]), 2);
+    stderr(converter().args(["--input_format=onnx", "a", "b"]), 2);
+}
+
+#[test]
+fn the_converter_fails_as_the_python_tool_does() {
+    let message = |args: &[&str]| stderr(converter().args(args), 1);
+    assert!(message(&[]).contains("Missing input_path argument. For usage, use the --help flag."));
+    assert!(message(&["in"]).contains("Missing output_path argument"));
+    assert!(
+        message(&["--input_format=tf_frozen_model", "a", "b"])
+            .contains("The --output_node_names flag is required")
+    );
+    assert!(
+        message(&["--output_format=keras", "a", "b"])
+            .contains("Unsupported input_format - output_format pair: tf_saved_model - keras")
+    );
+    assert!(
+        message(&["--quantize_uint8", "--quantize_uint16", "a", "b"])
+            .contains("More than one quantization fallthrough")
+    );
+    assert!(
+        message(&["--weight_shard_size_bytes=0", "a", "b"])
+            .contains("Expected weight_shard_size_bytes to be a positive integer, but got 0")
+    );
+    assert!(message(&["nowhere", "b"]).contains("SavedModel file does not exist at: nowhere"));
+    assert!(!Path::new("b").exists());
+    assert!(
+        stdout(converter().arg("--version")).starts_with("\ntensorflowjs 4.22.0\n\nDependency versions:\n")
+    );
+}
+
+#[test]
+fn a_bare_quantization_flag_may_stand_before_the_paths() {
+    let dir = tempdir().unwrap();
+    let (plain, small) = (dir.path().join("plain"), dir.path().join("small"));
+    let source = digits().join("saved_model");
+    converter().arg(&source).arg(&plain).assert().success();
+    converter().arg("--quantize_float16").arg(&source).arg(&small).assert().success();
+    let size = |dir: &Path| fs::metadata(dir.join("group1-shard1of1.bin")).unwrap().len();
+    assert!(size(&small) < size(&plain) * 6 / 10);
+    let text = stdout(tfjs().arg("inspect").arg(&small));
+    assert!(text.contains("float16"), "{text}");
+}
+
+#[test]
+fn summaries_and_reports_come_as_json() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("m");
+    let source = digits().join("saved_model");
+    let json = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+    let summary = json(stdout(tfjs().args(["convert", "--json"]).arg(&source).arg(&model)));
+    assert_eq!(summary["outputs"], serde_json::json!(["output_0"]));
+    assert!(summary["nodes_after"].as_u64().unwrap() < summary["nodes_before"].as_u64().unwrap());
+    assert_eq!(summary["shards"], 1);
+
+    let report = json(stdout(tfjs().args(["inspect", "--json"]).arg(&model)));
+    assert_eq!(report["format"], "tfjs_graph_model");
+    assert_eq!(report["inputs"][0]["name"], "image");
+    assert_eq!(report["inputs"][0]["shape"], serde_json::json!([null, 8, 8, 1]));
+    assert_eq!(report["outputs"][0]["name"], "output_0");
+    assert_eq!(report["weights"]["bytes"], summary["weight_bytes"]);
+    assert_eq!(report["problems"], serde_json::json!([]));
+
+    let bench = json(stdout(
+        tfjs().args(["bench", "--runs", "3", "--threads", "1", "--json", "--profile"]).arg(&model),
+    ));
+    assert_eq!(bench["runs"], 3);
+    for field in ["median_ms", "min_ms", "p90_ms", "load_and_first_s"] {
+        assert!(bench[field].as_f64().unwrap() > 0.0, "{field}");
+    }
+    assert!(!bench["profile"]["ops"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn every_format_is_recognised() {
+    let models = digits().join("..");
+    let cases = [
+        ("digits_cnn/saved_model", "tf_saved_model"),
+        ("digits_cnn/saved_model/saved_model.pb", "tf_saved_model"),
+        ("digits_cnn/frozen.pb", "tf_frozen_model"),
+        ("digits_cnn/model.h5", "keras"),
+        ("digits_cnn/model.keras", "keras_keras"),
+        ("tf1_saved_model/saved_model_text", "tf_saved_model"),
+        ("hub_tf1/module", "tf_hub"),
+        ("session_bundle/v1", "tf_session_bundle"),
+        ("session_bundle/v2", "tf_session_bundle"),
+    ];
+    for (path, format) in cases {
+        let text = stdout(tfjs().args(["inspect", "--json"]).arg(models.join(path)));
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["format"], format, "{path}");
+        let convertible = !format.starts_with("keras");
+        assert_eq!(report["problems"].as_array().unwrap().is_empty(), convertible, "{path}: {report}");
+        assert_eq!(report["outputs"].as_array().unwrap().is_empty(), !convertible, "{path}");
+    }
+}
+
+#[test]
+fn a_dump_holds_the_graph_after_each_pass() {
+    let dir = tempdir().unwrap();
+    let dump = dir.path().join("dump");
+    tfjs()
+        .arg("convert")
+        .arg("--dump")
+        .arg(&dump)
+        .arg(digits().join("saved_model"))
+        .arg(dir.path().join("m"))
+        .assert()
+        .success();
+    assert!(fs::read_dir(&dump).unwrap().count() > 5);
+}
