@@ -39,8 +39,7 @@ pub fn convert(
     progress(Progress::Step("read"));
     let (imported, mut warnings) = read(options)?;
     let mut model = Model::new(imported)?;
-    let (passes, nodes_before) =
-        pipeline::run(&mut model, options, &mut |step| progress(Progress::Step(step)))?;
+    let report = pipeline::run(&mut model, options, &mut |step| progress(Progress::Step(step)))?;
     progress(Progress::Step("write"));
     let mut sink = DirectorySink::create(&options.output)?;
     let written = export::write(&model, options, metadata, &mut sink, progress)?;
@@ -56,12 +55,12 @@ pub fn convert(
     let keys = |endpoints: &[tfjs_graph::Endpoint]| endpoints.iter().map(|e| e.key.clone()).collect();
     let summary = Summary {
         model: options.output.join("model.json"),
-        nodes_before,
+        nodes_before: report.nodes_before,
         nodes_after: pipeline::node_count(&model.graph),
         weights: written.weights,
         shards: written.shards,
         weight_bytes: written.bytes,
-        passes,
+        passes: report.passes,
         inputs: keys(&model.graph.inputs),
         outputs: keys(&model.graph.outputs),
         elapsed: start.elapsed(),

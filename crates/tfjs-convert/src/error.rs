@@ -262,10 +262,10 @@ pub enum ConvertError {
     },
     /// The graph cannot be read or rewritten.
     #[error(transparent)]
-    Graph(#[from] GraphError),
+    Graph(Box<GraphError>),
     /// The result cannot be written.
     #[error(transparent)]
-    Format(#[from] FormatError),
+    Format(Box<FormatError>),
     /// A value cannot be read.
     #[error("the value of `{name}` cannot be read")]
     Value {
@@ -393,6 +393,18 @@ pub enum ConvertError {
         /// The address.
         url: String,
     },
+}
+
+impl From<GraphError> for ConvertError {
+    fn from(error: GraphError) -> ConvertError {
+        ConvertError::Graph(Box::new(error))
+    }
+}
+
+impl From<FormatError> for ConvertError {
+    fn from(error: FormatError) -> ConvertError {
+        ConvertError::Format(Box::new(error))
+    }
 }
 
 fn quoted(names: &[String]) -> String {

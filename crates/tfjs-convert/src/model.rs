@@ -1,8 +1,8 @@
 //! A model between reading and writing.
 
 use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
 };
 
 use tfjs_format::proto::{self, DataType, FunctionDef, GraphDef, NodeDef, attr_value::Value};
@@ -168,7 +168,7 @@ fn constant(
     Ok(Constant::new(raw.dtype, to_tensor(raw, name, ledger)?))
 }
 
-fn path_bytes(path: &PathBuf) -> TfString {
+fn path_bytes(path: &Path) -> TfString {
     TfString::from(path.to_string_lossy().into_owned())
 }
 
@@ -280,7 +280,8 @@ pub(crate) fn retain_reachable(graph: &mut Graph) -> usize {
 
 /// TF-Hub version 1 names: the module's nodes under a prefix, its inputs by signature key.
 fn add_prefix(graph: &mut Graph, prefix: &str) {
-    let inputs: HashMap<NodeId, String> = graph.inputs.iter().map(|e| (e.port.node, e.key.clone())).collect();
+    let inputs: BTreeMap<NodeId, String> =
+        graph.inputs.iter().map(|e| (e.port.node, e.key.clone())).collect();
     for id in graph.ids() {
         if !inputs.contains_key(&id) {
             let name = format!("{prefix}/{}", graph.node(id).name);

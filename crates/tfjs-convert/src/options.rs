@@ -229,15 +229,11 @@ impl QuantizationMap {
     pub fn find(&self, name: &str) -> Result<Option<QuantizeTo>, ConvertError> {
         let mut found = None;
         for (to, patterns) in &self.patterns {
-            if patterns.iter().any(|p| fnmatch(p, name)) {
-                if let Some(first) = found.replace(*to).filter(|first| first != to) {
-                    let name = name.to_owned();
-                    return Err(ConvertError::TwoQuantizations {
-                        first: first.storage(),
-                        second: to.storage(),
-                        name,
-                    });
-                }
+            if patterns.iter().any(|p| fnmatch(p, name))
+                && let Some(first) = found.replace(*to).filter(|first| first != to)
+            {
+                let (first, second) = (first.storage(), to.storage());
+                return Err(ConvertError::TwoQuantizations { first, second, name: name.to_owned() });
             }
         }
         Ok(found.or(self.fallthrough))

@@ -48,13 +48,21 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("check ops after optimization", |m, o| check_ops(m, o, "after")),
 ];
 
-/// Runs all passes; returns how many rewrites each made, and the number of nodes before optimisation.
+/// What the passes did.
+pub(crate) struct Report {
+    /// How many rewrites each made.
+    pub(crate) passes: Vec<(&'static str, usize)>,
+    /// Nodes before optimisation.
+    pub(crate) nodes_before: usize,
+}
+
+/// Runs all passes.
 pub(crate) fn run(
     model: &mut Model,
     options: &ConvertOptions,
     step: &mut dyn FnMut(&str),
-) -> Result<(Vec<(&'static str, usize)>, usize), ConvertError> {
-    let mut counts = Vec::new();
+) -> Result<Report, ConvertError> {
+    let mut passes = Vec::new();
     let mut nodes_before = 0;
     if let Some(dir) = &options.dump {
         dump(dir, 0, "imported", model)?;
@@ -63,7 +71,7 @@ pub(crate) fn run(
         step(name);
         let count = pass(model, options)?;
         debug!(pass = name, rewrites = count, nodes = model.graph.len());
-        counts.push((name, count));
+        passes.push((name, count));
         if name == "prune" {
             nodes_before = node_count(&model.graph);
         }
@@ -71,7 +79,7 @@ pub(crate) fn run(
             dump(dir, i + 1, name, model)?;
         }
     }
-    Ok((counts, nodes_before))
+    Ok(Report { passes, nodes_before })
 }
 
 /// Nodes of a graph and of its functions.

@@ -1,5 +1,7 @@
 //! Every model under `fixtures/models` that TensorFlow wrote: converted, run, and compared with TensorFlow's outputs.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::{
     collections::BTreeMap,
     fs,

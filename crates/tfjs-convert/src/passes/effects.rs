@@ -5,9 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use tfjs_graph::{Function, Graph, GraphError, Node};
+use tfjs_graph::{Function, Graph, Node};
 
 use super::inline::referenced;
+use crate::ConvertError;
 
 /// Op names, or their beginnings, that change state, print or fail on purpose.
 const EFFECTS: &[&str] = &[
@@ -67,7 +68,7 @@ pub(crate) fn has_effect(node: &Node, library: &BTreeMap<String, Arc<Function>>)
 pub(crate) fn drop_idle_controls(
     graph: &mut Graph,
     library: &BTreeMap<String, Arc<Function>>,
-) -> Result<usize, GraphError> {
+) -> Result<usize, ConvertError> {
     let mut busy = vec![false; graph.id_bound()];
     for id in graph.topological_order()? {
         let node = graph.node(id);

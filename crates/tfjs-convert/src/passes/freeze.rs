@@ -153,6 +153,10 @@ impl Freezer<'_> {
 
     /// Turns a variable's node into a constant; `None` when the checkpoint has no value for it.
     fn variable(&mut self, graph: &mut Graph, id: NodeId) -> Result<Option<Held>, ConvertError> {
+        if self.variables.checkpoint.is_none() {
+            // Nothing was ever stored: the op check reports the variable with whatever else cannot be run.
+            return Ok(None);
+        }
         let node = graph.node(id);
         let Some(lazy) = Model::variable(self.variables, node)? else {
             self.missing.push(node.name.clone());

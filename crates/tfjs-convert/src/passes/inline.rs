@@ -46,9 +46,9 @@ pub(crate) fn lift_signature_call(graph: &mut Graph) -> Result<(), ConvertError>
         }
     }
     let args = function.graph.inputs.iter().map(|e| e.key.clone());
+    let mut named = HashSet::new();
     for (arg, port) in args.zip(graph.node(call).inputs.clone()) {
-        let uses = graph.consumers();
-        if port.index == 0 && uses.of(port.node).iter().all(|u| u.user == call) {
+        if port.index == 0 && named.insert(port.node) {
             graph.rename(port.node, &arg);
         }
     }
