@@ -42,6 +42,7 @@ mod infer;
 mod logical;
 mod matrices;
 mod normalization;
+mod parsing;
 mod ragged;
 mod reduction;
 mod slice_join;
@@ -71,6 +72,7 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("logical", logical::OPS),
         ("matrices", matrices::OPS),
         ("normalization", normalization::OPS),
+        ("parsing", parsing::OPS),
         ("ragged", ragged::OPS),
         ("reduction", reduction::OPS),
         ("slice_join", slice_join::OPS),
