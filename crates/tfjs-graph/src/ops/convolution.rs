@@ -4,7 +4,7 @@ mod fused;
 mod pool;
 mod transpose;
 
-use tfjs_kernels::{DataFormat, Padding};
+use tfjs_kernels::{DataFormat, KernelError, Padding};
 
 use super::infer::{choice, unsupported};
 use crate::{
@@ -134,4 +134,32 @@ fn shape_with_open_batch(
         *first = batch;
     }
     Ok(Some(shape))
+}
+
+/// Refuses a window larger than the padded image, as TensorFlow's shape inference does.
+fn check_window<const D: usize>(
+    image: &[usize],
+    window: &[usize],
+    dilations: [usize; D],
+    padding: Padding<D>,
+    format: DataFormat,
+) -> tfjs_kernels::Result<()> {
+    let Some(sizes) = image.get(first_spatial(format)..) else { return Ok(()) };
+    for (d, ((&size, &window), dilation)) in sizes.iter().zip(window).zip(dilations).enumerate() {
+        let around = match padding {
+            Padding::Same => return Ok(()),
+            Padding::Valid => 0,
+            Padding::Explicit(amounts) => amounts[d][0].saturating_add(amounts[d][1]),
+        };
+        let reach = window.saturating_sub(1).saturating_mul(dilation).saturating_add(1);
+        if size.saturating_add(around) < reach {
+            return Err(KernelError::Range {
+                what: "the reach of the window",
+                got: reach as i64,
+                min: 1,
+                max: size.saturating_add(around) as i64 + 1,
+            });
+        }
+    }
+    Ok(())
 }

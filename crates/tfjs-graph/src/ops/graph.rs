@@ -53,10 +53,23 @@ pub(super) const OPS: &[OpDef] = &[
         )
     }),
     OpDef::new("Identity", 1..=1, |_| identity()),
-    OpDef::new("IdentityN", 1..=ANY, |_| {
+    OpDef::new("IdentityN", 1..=ANY, |b| {
+        let types: Vec<_> = b.attrs.data_types("T")?.into_iter().map(DType::from_proto).collect();
         simple(
             |x| (0..x.len()).map(|i| x.take_value(i)).collect(),
-            |f| Ok(f.iter().map(Fact::without_value).collect()),
+            move |f| {
+                for (i, (got, declared)) in f.iter().zip(&types).enumerate() {
+                    if let (Some(got), Some(declared)) = (got.dtype, declared)
+                        && got != *declared
+                    {
+                        return Err(OpError::input(
+                            "input",
+                            format!("number {i} is {got}, T says {declared}"),
+                        ));
+                    }
+                }
+                Ok(f.iter().map(Fact::without_value).collect())
+            },
         )
     }),
     OpDef::new("NoOp", 0..=0, |_| simple(|_| Ok(Values::new()), |_| Ok(Vec::new()))),

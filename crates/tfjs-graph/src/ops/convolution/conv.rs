@@ -6,7 +6,7 @@ use tfjs_kernels::{
     conv::{self, Conv2dSpec, Conv3dSpec, ConvSpec, DepthwiseFilter, PackedFilter},
 };
 
-use super::{Result, data_format, fused::Fused, padding, shape_with_open_batch, spatial};
+use super::{Result, check_window, data_format, fused::Fused, padding, shape_with_open_batch, spatial};
 use crate::{
     Cx, Fact, Op,
     op::{Build, Inputs, Values, one},
@@ -160,6 +160,8 @@ impl Op for Conv2d {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 4]))]);
         };
         let shape = shape_with_open_batch(dims(f, 0), |image| {
+            let Conv2dSpec { dilations, padding, data_format, .. } = self.spec;
+            check_window(image, &filter[..filter.len().min(2)], dilations, padding, data_format)?;
             if self.depthwise {
                 conv::depthwise_output_shape(image, &filter, &self.spec)
             } else {
@@ -210,7 +212,7 @@ fn open_shape(f: &[Fact], outputs: Option<usize>, format: DataFormat, rank: usiz
 /// The channels of an image must be those of the filter, or a multiple.
 fn check_groups(image: usize, filter: &[usize]) -> tfjs_kernels::Result<()> {
     match filter.len().checked_sub(2).map(|at| filter[at]) {
-        Some(own) if own == image || (own > 0 && image % own == 0) => Ok(()),
+        Some(own) if own == image || (own > 0 && image.is_multiple_of(own)) => Ok(()),
         own => Err(tfjs_kernels::KernelError::Argument {
             what: "the number of channels",
             got: image.to_string(),
@@ -275,8 +277,10 @@ impl Op for Conv1d {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 3]))]);
         };
         let shape = shape_with_open_batch(dims(f, 0), |image| {
-            let mut shape =
-                conv::output_shape(&widened(image, 1), &widened(&filter, 0), &self.spec)?.to_vec();
+            let (image, filter) = (widened(image, 1), widened(&filter, 0));
+            let Conv2dSpec { dilations, padding, data_format, .. } = self.spec;
+            check_window(&image, &filter[..filter.len().min(2)], dilations, padding, data_format)?;
+            let mut shape = conv::output_shape(&image, &filter, &self.spec)?.to_vec();
             shape.remove(1);
             Ok(shape.into())
         })?;
@@ -322,8 +326,11 @@ impl Op for Conv3d {
         let Some(filter) = full(f, 1) else {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 5]))]);
         };
-        let shape =
-            shape_with_open_batch(dims(f, 0), |image| conv::output_shape(image, &filter, &self.spec))?;
+        let shape = shape_with_open_batch(dims(f, 0), |image| {
+            let Conv3dSpec { dilations, padding, data_format, .. } = self.spec;
+            check_window(image, &filter[..filter.len().min(3)], dilations, padding, data_format)?;
+            conv::output_shape(image, &filter, &self.spec)
+        })?;
         let outputs = filter.last().copied();
         Ok(vec![fact(
             Some(DType::Float32),

@@ -5,7 +5,7 @@ use tfjs_kernels::{
     pooling::{self, PoolSpec},
 };
 
-use super::{Result, data_format, padding, shape_with_open_batch, spatial};
+use super::{Result, check_window, data_format, padding, shape_with_open_batch, spatial};
 use crate::{
     Fact, Op, OpError,
     op::{Build, one, simple, values},
@@ -101,7 +101,10 @@ pub(super) fn max_with_argmax(b: &Build<'_>) -> Boxed {
 }
 
 fn pooled<const D: usize>(f: &[Fact], spec: &PoolSpec<D>) -> Result<Vec<Fact>> {
-    let shape = shape_with_open_batch(dims(f, 0), |image| spec.output_shape(image))?;
+    let shape = shape_with_open_batch(dims(f, 0), |image| {
+        check_window(image, &spec.window, [1; D], spec.padding, spec.data_format)?;
+        spec.output_shape(image)
+    })?;
     Ok(vec![fact(dtype(f, 0), shape.or_else(|| Some(vec![None; D + 2])))])
 }
 

@@ -49,10 +49,10 @@ impl<const D: usize> Transposed<D> {
             }
             _ => return Err(wrong("has not one value per dimension")),
         };
-        if let Some((b, c)) = others {
-            if usize::try_from(b) != Ok(batch) || usize::try_from(c) != Ok(channels) {
-                return Err(wrong(&format!("does not have batch size {batch} and {channels} channels")));
-            }
+        if let Some((b, c)) = others
+            && (usize::try_from(b) != Ok(batch) || usize::try_from(c) != Ok(channels))
+        {
+            return Err(wrong(&format!("does not have batch size {batch} and {channels} channels")));
         }
         let mut out = [0; D];
         for (o, &s) in out.iter_mut().zip(spatial) {
