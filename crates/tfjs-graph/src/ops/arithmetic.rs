@@ -43,10 +43,11 @@ pub(super) fn pair(b: &Build<'_>, op: BinaryOp) -> Result<Box<dyn Op>, OpError> 
     simple(
         move |x| {
             let (a, b) = (x.take(0)?, x.take(1)?);
+            check_declared(declared, Some(a.dtype()))?;
             one(binary(op, a, b))
         },
         move |facts| {
-            check_declared(declared, facts)?;
+            check_declared(declared, dtype(facts, 0))?;
             let dtype = match (dtype(facts, 0), dtype(facts, 1)) {
                 (Some(x), Some(y)) => Some(op.output_dtype(x, y)?),
                 _ => None,
@@ -62,8 +63,8 @@ pub(super) fn declared(b: &Build<'_>) -> Result<Option<DType>, OpError> {
 }
 
 /// Checks input 0 against the type that the node declares.
-pub(super) fn check_declared(declared: Option<DType>, facts: &[Fact]) -> Result<(), OpError> {
-    match (declared, dtype(facts, 0)) {
+pub(super) fn check_declared(declared: Option<DType>, got: Option<DType>) -> Result<(), OpError> {
+    match (declared, got) {
         (Some(want), Some(got)) if want != got => {
             Err(OpError::input("x", format!("it is {got}, but attribute `T` says {want}")))
         }

@@ -98,9 +98,13 @@ pub(super) const OPS: &[OpDef] = &[
 pub(super) fn each(b: &Build<'_>, op: UnaryOp) -> Result<Box<dyn Op>, OpError> {
     let declared = declared(b)?;
     simple(
-        move |x| one(unary(op, x.take(0)?)),
+        move |x| {
+            let v = x.take(0)?;
+            check_declared(declared, Some(v.dtype()))?;
+            one(unary(op, v))
+        },
         move |facts| {
-            check_declared(declared, facts)?;
+            check_declared(declared, dtype(facts, 0))?;
             let output = dtype(facts, 0).map(|t| op.output_dtype(t)).transpose()?;
             Ok(vec![fact(output, dims(facts, 0).map(<[_]>::to_vec))])
         },
