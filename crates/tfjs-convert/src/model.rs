@@ -39,6 +39,7 @@ impl Model {
         let ledger = Ledger::default();
         keep_needed(&mut imported);
         mark_stored(&mut imported.graph);
+        give_assets(&mut imported);
         let mut graph = build(&imported, &ledger)?;
         set_endpoints(&mut graph, &imported.signature)?;
         graph.targets = imported.init_ops.iter().filter_map(|op| graph.find(op)).collect();
@@ -137,6 +138,24 @@ fn mark_stored(graph: &mut GraphDef) {
         if node.op.starts_with("Var") || node.op.contains("Variable") || node.op.contains("HashTable") {
             let value = Some(Value::S(node.name.clone().into()));
             node.attr.insert(STORED_NAME.to_owned(), proto::AttrValue { value });
+        }
+    }
+}
+
+/// Paths of assets that the loader of TensorFlow would feed are constants like the others.
+fn give_assets(imported: &mut Imported) {
+    for node in &mut imported.graph.node {
+        if node.op.starts_with("Placeholder") && imported.assets.contains_key(&node.name) {
+            let dtype = DataType::DtString as i32;
+            let scalar = Some(proto::TensorShapeProto::default());
+            let path = proto::TensorProto { dtype, tensor_shape: scalar, ..proto::TensorProto::default() };
+            let attr = |value| proto::AttrValue { value: Some(value) };
+            node.op = "Const".to_owned();
+            node.input.clear();
+            node.attr.clear();
+            node.attr.insert("dtype".to_owned(), attr(Value::Type(dtype)));
+            // The value is found by name.
+            node.attr.insert("value".to_owned(), attr(Value::Tensor(Box::new(path))));
         }
     }
 }

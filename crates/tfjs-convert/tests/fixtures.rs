@@ -61,6 +61,12 @@ fn options(dir: &Path, source: &Value, output: &Path) -> Option<ConvertOptions> 
 
 #[test]
 fn converted_fixtures_give_tensorflows_outputs() {
+    // Kernels that are built without optimisation want more stack than a test has.
+    let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(convert_and_run_all);
+    thread.unwrap().join().unwrap();
+}
+
+fn convert_and_run_all() {
     let mut failures = Vec::new();
     let mut count = 0;
     for (path, case) in cases() {
