@@ -23,7 +23,8 @@ fn as_text(report: &Report) -> String {
     if !report.metadata.is_empty() {
         let _ = writeln!(text, "metadata {}", report.metadata.join(", "));
     }
-    if report.signatures.is_empty() {
+    let known = !report.inputs.is_empty() || !report.outputs.is_empty();
+    if report.signatures.is_empty() && known {
         endpoints(&mut text, "", &report.inputs, &report.outputs);
     }
     for signature in &report.signatures {
