@@ -1,12 +1,13 @@
 //! TensorFlow.js models.
 
+use serde_json::Value;
 use tfjs_format::{
     DType, ModelJson, Topology, WeightSpec,
     io::{self, LoadOptions, ModelSource, ModelText},
 };
 use tfjs_graph::{Constant, Graph, GraphModel, ModelOptions, Registry, TensorInfo};
 
-use super::{Histogram, LayerReport, Report, TensorReport};
+use super::{LayerReport, Report, TensorReport};
 use crate::CliError;
 
 /// The model's text is read whole; of its weight files only their sizes.
@@ -126,8 +127,8 @@ fn tensor(info: &TensorInfo) -> TensorReport {
     }
 }
 
-fn layers(report: &mut Report, topology: &serde_json::Value, model: &ModelJson) {
-    let topology = match tfjs_layers::Topology::from_json(topology) {
+fn layers(report: &mut Report, json: &Value, model: &ModelJson) {
+    let topology = match tfjs_layers::Topology::from_json(json) {
         Ok(topology) => topology,
         Err(e) => return report.problems.push(format!("the layers cannot be read: {e}")),
     };
@@ -135,6 +136,7 @@ fn layers(report: &mut Report, topology: &serde_json::Value, model: &ModelJson) 
         report.generated_by.take().or_else(|| Some(format!("keras v{}", topology.keras_version.as_ref()?)));
     let specs = || model.weights_manifest.iter().flat_map(|g| &g.weights);
     for layer in &topology.layers {
+        // Weights of nested models go by the inner layer's name.
         let short = layer.name.rsplit('/').next().unwrap_or(&layer.name);
         let own = |spec: &&WeightSpec| {
             [layer.name.as_str(), short]
@@ -148,6 +150,37 @@ fn layers(report: &mut Report, topology: &serde_json::Value, model: &ModelJson) 
             parameters,
         });
     }
-    report.ops = Histogram::from_iter([]);
+    layers_endpoints(report, json, &topology.layers);
     report.problems.push("layers models cannot be run yet".to_owned());
+}
+
+/// Layers that declare the shape of a batch are inputs; the file names the outputs, or the last layer is the only one.
+fn layers_endpoints(report: &mut Report, json: &Value, layers: &[tfjs_layers::LayerInfo]) {
+    // Python writes snake case, TF.js camel case, Keras 3 another name again.
+    let field = |config: &Value, names: &[&str]| names.iter().find_map(|name| config.get(*name)).cloned();
+    let entry = |layer: &tfjs_layers::LayerInfo, shape: Option<&Value>| TensorReport {
+        name: layer.name.clone(),
+        tensor: layer.name.clone(),
+        dtype: layer.config.get("dtype").and_then(Value::as_str).map(str::to_owned),
+        shape: shape
+            .and_then(Value::as_array)
+            .map(|dims| dims.iter().map(|d| d.as_u64().and_then(|d| usize::try_from(d).ok())).collect()),
+    };
+    for layer in layers {
+        let shape = field(&layer.config, &["batch_input_shape", "batchInputShape", "batch_shape"]);
+        if shape.is_some() && layer.inbound.is_empty() {
+            report.inputs.push(entry(layer, shape.as_ref()));
+        }
+    }
+    let model = json.get("model_config").unwrap_or(json);
+    let outputs = model.get("config").and_then(|config| field(config, &["output_layers", "outputLayers"]));
+    let named: Vec<&str> = match &outputs {
+        Some(Value::Array(all)) => {
+            all.iter().filter_map(|output| output.get(0).unwrap_or(output).as_str()).collect()
+        }
+        _ => layers.last().map(|layer| layer.name.as_str()).into_iter().collect(),
+    };
+    for name in named {
+        report.outputs.extend(layers.iter().filter(|l| l.name == name).map(|l| entry(l, None)));
+    }
 }
