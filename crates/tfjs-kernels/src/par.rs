@@ -3,7 +3,7 @@
 //! Work is cut into chunks that depend on shapes alone, and results of chunks are combined in their order, so that the
 //! bits of a result do not depend on how many threads there are.
 
-use std::{cell::Cell, marker::PhantomData, ops::Range};
+use std::{cell::Cell, marker::PhantomData, ops::Range, sync::Once};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
@@ -15,6 +15,10 @@ pub(crate) const GRAIN: usize = 16 * 1024;
 
 /// Floating-point operations per chunk of a compute-bound kernel, about 20 µs.
 pub(crate) const GRAIN_FLOPS: usize = 2 * 1024 * 1024;
+
+/// Bytes of stack per thread. A thread that waits runs other chunks on top of its own, and the frames of kernels
+/// that are not optimised are large: 2 MiB, the default, are not enough.
+const STACK: usize = 16 * 1024 * 1024;
 
 thread_local! {
     static SERIAL: Cell<bool> = const { Cell::new(false) };
@@ -37,6 +41,7 @@ impl Threads {
             1 => Ok(Threads(None)),
             n => rayon::ThreadPoolBuilder::new()
                 .num_threads(n)
+                .stack_size(STACK)
                 .thread_name(|i| format!("tfjs-{i}"))
                 .build()
                 .map(|pool| Threads(Some(pool)))
@@ -74,7 +79,13 @@ fn serially<R>(serial: bool, f: impl FnOnce() -> R) -> R {
 
 /// Number of threads that would share work started here.
 pub(crate) fn threads() -> usize {
-    if SERIAL.get() { 1 } else { rayon::current_num_threads() }
+    if SERIAL.get() {
+        return 1;
+    }
+    static POOL: Once = Once::new();
+    // A program that has set up the global pool itself keeps its own.
+    POOL.call_once(|| drop(rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global()));
+    rayon::current_num_threads()
 }
 
 /// Calls `f` with every number below `n`, in no particular order.

@@ -7,9 +7,9 @@ use std::{
 };
 
 use tfjs_convert::{
-    ConvertError, ConvertOptions, InputFormat,
+    ConvertOptions, InputFormat,
     proto::{TensorInfo, tensor_info::Encoding},
-    source::{Bundle, Imported, TensorRef, frozen, saved_model, session_bundle, width},
+    source::{Bundle, frozen, saved_model, session_bundle, width},
 };
 use tfjs_format::{
     proto::{DataType, GraphDef, NodeDef, TensorProto, attr_value::Value},
@@ -98,31 +98,24 @@ fn of_session_bundle(location: &str, path: &Path) -> Result<Report, CliError> {
         InputFormat::TfSessionBundle.name(),
         "session bundle (export.meta and a checkpoint)",
     );
-    let signature = saved_model::Selection { tags: &[], signature: "serving_default" };
-    let imported = match session_bundle::read(path, &[], &signature) {
-        Err(ConvertError::NoSuchSignature { .. }) => {
-            // Without a signature any node will do to get at the graph.
-            session_bundle::read(path, &[",".to_owned()], &signature)?
-        }
-        other => other?,
-    };
-    let Imported { graph, signature, tensorflow_version, .. } = imported;
+    let (meta, _) = session_bundle::load(path)?;
+    let info = meta.meta_info_def.unwrap_or_default();
     report.generated_by =
-        Some(tensorflow_version).filter(|v| !v.is_empty()).map(|v| format!("TensorFlow {v}"));
+        Some(info.tensorflow_version).filter(|v| !v.is_empty()).map(|v| format!("TensorFlow {v}"));
+    let graph = meta.graph_def.unwrap_or_default();
     graph_def(&mut report, &graph);
-    if signature.declared {
-        let list = |side: BTreeMap<String, TensorRef>| {
-            let report = |(name, t): (String, TensorRef)| TensorReport {
-                name,
-                tensor: t.name,
-                dtype: dtype_name(t.dtype),
-                shape: dims(t.shape.as_ref()),
-            };
-            side.into_iter().map(report).collect()
-        };
-        (report.inputs, report.outputs) = (list(signature.inputs), list(signature.outputs));
-    } else {
-        placeholders_and_ends(&mut report, &graph);
+    for (name, signature) in meta.signature_def.iter().filter(|(name, _)| *name != INIT_SIGNATURE) {
+        let (inputs, outputs) = (tensors(&signature.inputs), tensors(&signature.outputs));
+        report.signatures.push(SignatureReport {
+            name: name.clone(),
+            tags: info.tags.clone(),
+            inputs,
+            outputs,
+        });
+    }
+    match report.signatures.first() {
+        Some(first) => (report.inputs, report.outputs) = (first.inputs.clone(), first.outputs.clone()),
+        None => placeholders_and_ends(&mut report, &graph),
     }
     Ok(report)
 }

@@ -26,13 +26,8 @@ use crate::{ConvertError, proto::MetaGraphDef};
 /// # Errors
 /// When files are missing or malformed, or an output does not exist.
 pub fn read(path: &Path, outputs: &[String], selection: &Selection<'_>) -> Result<Imported, ConvertError> {
-    let file = if path.is_dir() { path.join("export.meta") } else { path.to_path_buf() };
-    let (bytes, contents) = skim::skim(&file, &skim::META_GRAPH)?;
-    let mut meta = MetaGraphDef::decode(bytes).map_err(|source| ConvertError::Decode {
-        path: file.clone(),
-        what: "MetaGraphDef",
-        source,
-    })?;
+    let (mut meta, contents) = load(path)?;
+    let file = meta_file(path);
     let prefix = file.with_extension("");
     let checkpoint = open_either(&prefix)?;
     let dir = file.parent().unwrap_or(Path::new("."));
@@ -49,6 +44,25 @@ pub fn read(path: &Path, outputs: &[String], selection: &Selection<'_>) -> Resul
     imported.variables.checkpoint = checkpoint;
     imported.contents = contents;
     Ok(imported)
+}
+
+/// The message of the `.meta` file; large constants are left in the file.
+///
+/// # Errors
+/// When it cannot be read or decoded.
+pub fn load(path: &Path) -> Result<(MetaGraphDef, skim::Contents), ConvertError> {
+    let file = meta_file(path);
+    let (bytes, contents) = skim::skim(&file, &skim::META_GRAPH)?;
+    let meta = MetaGraphDef::decode(bytes).map_err(|source| ConvertError::Decode {
+        path: file,
+        what: "MetaGraphDef",
+        source,
+    })?;
+    Ok((meta, contents))
+}
+
+fn meta_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("export.meta") } else { path.to_path_buf() }
 }
 
 /// A TensorBundle if there is an index, else the shards of a checkpoint of the first format.
