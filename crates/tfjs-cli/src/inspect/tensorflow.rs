@@ -171,7 +171,7 @@ fn placeholders_and_ends(report: &mut Report, graph: &GraphDef) {
         .flat_map(|node| &node.input)
         .map(|input| input.trim_start_matches('^').split(':').next().unwrap_or_default())
         .collect();
-    for node in &graph.node {
+    for node in graph.node.iter().filter(|node| !of_saver(&node.name)) {
         let attr = |name: &str| node.attr.get(name).and_then(|a| a.value.as_ref());
         let dtype = |name| match attr(name) {
             Some(Value::Type(dtype)) => DataType::try_from(*dtype).ok().and_then(dtype_name),
@@ -189,12 +189,20 @@ fn placeholders_and_ends(report: &mut Report, graph: &GraphDef) {
                 _ => None,
             };
             report.inputs.push(entry(dtype("dtype"), shape));
-        } else if !used.contains(node.name.as_str())
-            && !["NoOp", "Const", "Assert"].contains(&node.op.as_str())
-        {
+        } else if !used.contains(node.name.as_str()) && !NO_RESULTS.contains(&node.op.as_str()) {
             report.outputs.push(entry(dtype("T"), None));
         }
     }
+}
+
+/// Ops whose values nobody wants.
+const NO_RESULTS: [&str; 5] = ["NoOp", "Const", "Assert", "VarIsInitializedOp", "IsVariableInitialized"];
+
+/// Whether a node belongs to what `tf.train.Saver` adds, in scopes `save`, `save_1`, ….
+fn of_saver(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    name.split_once('/')
+        .is_some_and(|(scope, _)| scope == "save" || scope.strip_prefix("save_").is_some_and(number))
 }
 
 /// Goes through a conversion without writing.
