@@ -47,7 +47,13 @@ const LOWERINGS: &[(&str, Lowering)] = &[
         let (one, erf) = (l.scalar("one", 1.0)?, l.node("erf", "Erf", [l.input(0)?]));
         Some(Root::new("Sub", [one, erf], l.dtype()))
     }),
+    ("FusedBatchNorm", batch_norm_of_batch),
+    ("FusedBatchNormV2", batch_norm_of_batch),
+    ("FusedBatchNormV3", batch_norm_of_batch),
     ("L2Loss", l2_loss),
+    ("LookupTableFind", keep_key_shape),
+    ("LookupTableFindV2", keep_key_shape),
+    ("MatrixBandPart", band_part),
     ("MulNoNan", |l| {
         let product = l.node("product", "Mul", [l.input(0)?, l.input(1)?]);
         l.unless_zero(1, product)
@@ -176,6 +182,21 @@ impl Lower<'_> {
         self.graph.add_fresh(Node::constant(name, Constant::new(dtype, tensor))).into()
     }
 
+    /// The dimensions of a tensor of a type, as int32.
+    fn shape_of(&mut self, tensor: Port, dtype: DataType) -> Port {
+        let attrs = Attrs::default()
+            .with("T", Value::Type(dtype as i32))
+            .with("out_type", Value::Type(DataType::DtInt32 as i32));
+        self.add("shape", "Shape", &[tensor], attrs)
+    }
+
+    /// Whether anybody uses an output beyond the first.
+    fn has_further_outputs(&self) -> bool {
+        let further = |p: &Port| p.node == self.id && p.index > 0;
+        self.graph.iter().any(|(_, n)| n.inputs.iter().any(further))
+            || self.graph.outputs.iter().any(|o| further(&o.port))
+    }
+
     /// A constant of the root's type; `None` when that is not a float.
     fn scalar(&mut self, part: &str, value: f32) -> Option<Port> {
         let dtype = self.dtype();
@@ -233,6 +254,78 @@ fn batch_norm(l: &mut Lower<'_>) -> Option<Root> {
     root.attrs.set("is_training", Value::B(false));
     root.attrs.set("data_format", Value::S("NHWC".into()));
     Some(root)
+}
+
+/// TensorFlow.js always normalises with the statistics that it is given; here they are those of the batch.
+fn batch_norm_of_batch(l: &mut Lower<'_>) -> Option<Root> {
+    let nhwc = l.attrs().str_or("data_format", "NHWC") == Ok("NHWC");
+    // TensorFlow trains unless told otherwise.
+    if !l.attrs().bool_or("is_training", true).ok()? || !nhwc || l.has_further_outputs() {
+        return None;
+    }
+    let axes = l.constant("axes", DataType::DtInt32, Tensor::vector(vec![0i32, 1, 2]));
+    let mean = l.node("mean", "Mean", [l.input(0)?, axes]);
+    let squares = l.node("squares", "SquaredDifference", [l.input(0)?, mean]);
+    let variance = l.node("variance", "Mean", [squares, axes]);
+    let mut root =
+        Root::new("FusedBatchNormV3", [l.input(0)?, l.input(1)?, l.input(2)?, mean, variance], l.dtype());
+    root.attrs = l.attrs().clone();
+    root.attrs.set("is_training", Value::B(false));
+    root.attrs.remove("exponential_avg_factor");
+    Some(root)
+}
+
+/// TensorFlow.js returns a vector whatever the shape of the keys.
+fn keep_key_shape(l: &mut Lower<'_>) -> Option<Root> {
+    let (keys, attrs) = (l.input(1)?, l.attrs().clone());
+    let key_type = attrs.opt_data_type("Tin").ok().flatten()?;
+    let value_type = attrs.opt_data_type("Tout").ok().flatten()?;
+    let producer = l.graph.node(keys.node);
+    let declared = producer.attrs.shape("shape").ok().flatten();
+    if producer.op == "Placeholder" && declared.is_some_and(|s| s.len() == 1) {
+        return None;
+    }
+    let found = l.add("values", "LookupTableFindV2", &[l.input(0)?, keys, l.input(2)?], attrs);
+    let shape = l.shape_of(keys, key_type);
+    let mut root = Root::new("Reshape", [found, shape], value_type);
+    root.attrs.set("Tshape", Value::Type(DataType::DtInt32 as i32));
+    Some(root)
+}
+
+/// TensorFlow.js takes the number of diagonals below for that above, too. Inputs are `matrices, lower, upper`.
+fn band_part(l: &mut Lower<'_>) -> Option<Root> {
+    let matrices = l.input(0)?;
+    let int32 = |attrs: Attrs, key: &str| attrs.with(key, Value::Type(DataType::DtInt32 as i32));
+    let of_int32 = int32(Attrs::default(), "T");
+    let mut whole = |part: &str, i: i32| l.constant(part, DataType::DtInt32, Tensor::scalar(i));
+    let (zero, one) = (whole("zero", 0), whole("one", 1));
+    let shape = l.shape_of(matrices, l.dtype());
+    let mut range = |part: &str, from_end: i32| {
+        let at = l.constant(&format!("{part}/axis"), DataType::DtInt32, Tensor::vector(vec![-from_end]));
+        let attrs = of_int32.clone().with("Index", Value::Type(DataType::DtInt32 as i32));
+        let ones = l.constant(&format!("{part}/one"), DataType::DtInt32, Tensor::vector(vec![1i32]));
+        let attrs = attrs.with("shrink_axis_mask", Value::I(1));
+        // With the axis shrunk away, only where it begins matters.
+        let size = l.add(&format!("{part}/size"), "StridedSlice", &[shape, at, ones, ones], attrs);
+        l.add(part, "Range", &[zero, size, one], int32(Attrs::default(), "Tidx"))
+    };
+    let (rows, columns) = (range("rows", 2), range("columns", 1));
+    let rows = l.add("row", "ExpandDims", &[rows, one], int32(of_int32.clone(), "Tdim"));
+    let below = l.add("below", "Sub", &[rows, columns], of_int32.clone());
+    let above = l.add("above", "Sub", &[columns, rows], of_int32.clone());
+    let index = l.attrs().opt_data_type("Tindex").ok().flatten().unwrap_or(DataType::DtInt64);
+    let mut within = |part: &str, distance: Port, input: usize| {
+        let cast = Attrs::default().with("SrcT", Value::Type(index as i32));
+        let limit = l.input(input)?;
+        let limit = l.add(&format!("{part}/limit"), "Cast", &[limit], int32(cast, "DstT"));
+        let all = l.add(&format!("{part}/all"), "Less", &[limit, zero], of_int32.clone());
+        let near = l.add(&format!("{part}/near"), "LessEqual", &[distance, limit], of_int32.clone());
+        Some(l.add(part, "LogicalOr", &[all, near], Attrs::default()))
+    };
+    let (lower, upper) = (within("lower", below, 1)?, within("upper", above, 2)?);
+    let band = l.add("band", "LogicalAnd", &[lower, upper], Attrs::default());
+    let zeros = l.node("zeros", "ZerosLike", [matrices]);
+    Some(Root::new("SelectV2", [band, matrices, zeros], l.dtype()))
 }
 
 fn l2_loss(l: &mut Lower<'_>) -> Option<Root> {

@@ -8,20 +8,28 @@ use crate::{Attrs, Graph, Node, NodeId, Port, builtin};
 pub fn simplify(graph: &mut Graph) -> usize {
     let frames = has_frames(graph);
     let mut n = if frames { 0 } else { drop_controls(graph) };
-    n += bypass(graph);
+    n += bypass(graph, frames);
     n += rewrite(graph, &[&double_transpose, &double_reshape, &trivial, &neutral]);
     n + super::prune(graph)
 }
 
 /// Re-points users of identities to what these hand on. Outputs keep theirs: its name is the output's name.
-fn bypass(graph: &mut Graph) -> usize {
+///
+/// With `frames` (V1 loops), constants are read where they stand instead of being brought into the loop, and the
+/// identities behind a `Switch` stay: TensorFlow.js ends without a result when a constant enters nested loops, or when
+/// a branch feeds a loop directly.
+fn bypass(graph: &mut Graph, frames: bool) -> usize {
     // One with a control input makes its value wait for something.
     let skip = |port: Port, graph: &Graph| -> Option<Port> {
         let node = graph.get(port.node)?;
-        let through = matches!(
-            node.op.as_str(),
-            "Identity" | "StopGradient" | "PreventGradient" | "Snapshot" | "DeepCopy"
-        );
+        let source = graph.get(node.inputs.first()?.node)?;
+        let through = match node.op.as_str() {
+            "Identity" | "StopGradient" | "PreventGradient" | "Snapshot" | "DeepCopy" => {
+                !(frames && source.op == "Switch")
+            }
+            "Enter" => source.value.is_some() && node.attrs.bool_or("is_constant", false) == Ok(true),
+            _ => false,
+        };
         (through && port.index == 0 && node.inputs.len() == 1 && node.controls.is_empty())
             .then(|| node.inputs[0])
     };
