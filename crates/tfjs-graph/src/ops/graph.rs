@@ -56,10 +56,10 @@ pub(super) const OPS: &[OpDef] = &[
     OpDef::new("IdentityN", 1..=ANY, |b| {
         let types: Vec<_> = b.attrs.data_types("T")?.into_iter().map(DType::from_proto).collect();
         simple(
-            |x| (0..x.len()).map(|i| x.take_value(i)).collect(),
-            move |f| {
-                for (i, (got, declared)) in f.iter().zip(&types).enumerate() {
-                    if let (Some(got), Some(declared)) = (got.dtype, declared)
+            move |x| {
+                for (i, declared) in types.iter().enumerate().take(x.len()) {
+                    if let (Some(got), Some(declared)) =
+                        (x.value(i)?.as_tensor().map(Tensor::dtype), declared)
                         && got != *declared
                     {
                         return Err(OpError::input(
@@ -68,8 +68,9 @@ pub(super) const OPS: &[OpDef] = &[
                         ));
                     }
                 }
-                Ok(f.iter().map(Fact::without_value).collect())
+                (0..x.len()).map(|i| x.take_value(i)).collect()
             },
+            |f| Ok(f.iter().map(Fact::without_value).collect()),
         )
     }),
     OpDef::new("NoOp", 0..=0, |_| simple(|_| Ok(Values::new()), |_| Ok(Vec::new()))),

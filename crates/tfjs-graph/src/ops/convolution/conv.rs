@@ -131,6 +131,7 @@ impl Conv2d {
 impl Op for Conv2d {
     fn eval(&self, _cx: &mut Cx<'_>, mut x: Inputs) -> Result<Values> {
         let image = x.take(0)?;
+        check::<2>(image.dims(), x.tensor(1)?.dims(), &self.spec)?;
         let channels = self.channels(image.dims());
         let fresh;
         let prepared = match &self.filter {
@@ -160,8 +161,7 @@ impl Op for Conv2d {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 4]))]);
         };
         let shape = shape_with_open_batch(dims(f, 0), |image| {
-            let Conv2dSpec { dilations, padding, data_format, .. } = self.spec;
-            check_window(image, &filter[..filter.len().min(2)], dilations, padding, data_format)?;
+            check::<2>(image, &filter, &self.spec)?;
             if self.depthwise {
                 conv::depthwise_output_shape(image, &filter, &self.spec)
             } else {
@@ -207,6 +207,12 @@ fn open_shape(f: &[Fact], outputs: Option<usize>, format: DataFormat, rank: usiz
     shape[0] = dims(f, 0).and_then(|d| *d.first()?);
     shape[if format == DataFormat::ChannelsLast { rank - 1 } else { 1 }] = outputs;
     Some(shape)
+}
+
+/// Refuses a filter that is larger than the image.
+fn check<const D: usize>(image: &[usize], filter: &[usize], spec: &ConvSpec<D>) -> tfjs_kernels::Result<()> {
+    let window = &filter[..filter.len().min(D)];
+    check_window(image, window, spec.dilations, spec.padding, spec.data_format)
 }
 
 /// The channels of an image must be those of the filter, or a multiple.
@@ -255,6 +261,7 @@ impl Op for Conv1d {
     fn eval(&self, _cx: &mut Cx<'_>, mut x: Inputs) -> Result<Values> {
         let image = x.take(0)?;
         let wide = widened(image.dims(), 1);
+        check::<2>(&wide, &widened(x.tensor(1)?.dims(), 0), &self.spec)?;
         let image = image.reshape(wide)?;
         let fresh;
         let filter = match &self.filter {
@@ -278,8 +285,7 @@ impl Op for Conv1d {
         };
         let shape = shape_with_open_batch(dims(f, 0), |image| {
             let (image, filter) = (widened(image, 1), widened(&filter, 0));
-            let Conv2dSpec { dilations, padding, data_format, .. } = self.spec;
-            check_window(&image, &filter[..filter.len().min(2)], dilations, padding, data_format)?;
+            check::<2>(&image, &filter, &self.spec)?;
             let mut shape = conv::output_shape(&image, &filter, &self.spec)?.to_vec();
             shape.remove(1);
             Ok(shape.into())
@@ -311,6 +317,7 @@ struct Conv3d {
 
 impl Op for Conv3d {
     fn eval(&self, _cx: &mut Cx<'_>, x: Inputs) -> Result<Values> {
+        check::<3>(x.tensor(0)?.dims(), x.tensor(1)?.dims(), &self.spec)?;
         let fresh;
         let filter = match &self.filter {
             Some(f) => f.as_ref(),
@@ -327,8 +334,7 @@ impl Op for Conv3d {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 5]))]);
         };
         let shape = shape_with_open_batch(dims(f, 0), |image| {
-            let Conv3dSpec { dilations, padding, data_format, .. } = self.spec;
-            check_window(image, &filter[..filter.len().min(3)], dilations, padding, data_format)?;
+            check::<3>(image, &filter, &self.spec)?;
             conv::output_shape(image, &filter, &self.spec)
         })?;
         let outputs = filter.last().copied();

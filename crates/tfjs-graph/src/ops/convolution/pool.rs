@@ -49,7 +49,13 @@ where
     Pools: Kernels<D>,
 {
     let spec = spec::<D>(b)?;
-    simple(move |x| one(Pools::MEAN(x.tensor(0)?, &spec)), move |f| pooled(f, &spec))
+    simple(
+        move |x| {
+            check(x.tensor(0)?.dims(), &spec)?;
+            one(Pools::MEAN(x.tensor(0)?, &spec))
+        },
+        move |f| pooled(f, &spec),
+    )
 }
 
 pub(super) fn max<const D: usize>(b: &Build<'_>) -> Boxed
@@ -57,7 +63,12 @@ where
     Pools: Kernels<D>,
 {
     let spec = spec::<D>(b)?;
-    simple(move |x| one(Ok(by_rank(x.tensor(0)?, |x| Pools::MAX(x, &spec))?)), move |f| pooled(f, &spec))
+    simple(
+        move |x| {
+            one(Ok(by_rank(x.tensor(0)?, |x| check(x.dims(), &spec).and_then(|()| Pools::MAX(x, &spec)))?))
+        },
+        move |f| pooled(f, &spec),
+    )
 }
 
 /// `MaxPoolV2` has window and strides as inputs.
@@ -72,7 +83,10 @@ pub(super) fn max_v2(b: &Build<'_>) -> Boxed {
             };
             let spec =
                 PoolSpec { window: sizes(1, "ksize")?, strides: sizes(2, "strides")?, padding, data_format };
-            one(Ok(by_rank(x.tensor(0)?, |x| pooling::max_pool2d(x, &spec))?))
+            one(Ok(by_rank(x.tensor(0)?, |x| {
+                check(x.dims(), &spec)?;
+                pooling::max_pool2d(x, &spec)
+            })?))
         },
         |f| Ok(vec![fact(dtype(f, 0), Some(vec![None; 4]))]),
     )
@@ -85,6 +99,7 @@ pub(super) fn max_with_argmax(b: &Build<'_>) -> Boxed {
         move |x| {
             let mut index = None;
             let largest = by_rank(x.tensor(0)?, |x| {
+                check(x.dims(), &spec)?;
                 let (largest, at) = pooling::max_pool_with_argmax(x, &spec, batch)?;
                 index = Some(at);
                 Ok(largest)
@@ -100,9 +115,14 @@ pub(super) fn max_with_argmax(b: &Build<'_>) -> Boxed {
     )
 }
 
+/// Refuses a window that is larger than the image.
+fn check<const D: usize>(image: &[usize], spec: &PoolSpec<D>) -> tfjs_kernels::Result<()> {
+    check_window(image, &spec.window, [1; D], spec.padding, spec.data_format)
+}
+
 fn pooled<const D: usize>(f: &[Fact], spec: &PoolSpec<D>) -> Result<Vec<Fact>> {
     let shape = shape_with_open_batch(dims(f, 0), |image| {
-        check_window(image, &spec.window, [1; D], spec.padding, spec.data_format)?;
+        check(image, spec)?;
         spec.output_shape(image)
     })?;
     Ok(vec![fact(dtype(f, 0), shape.or_else(|| Some(vec![None; D + 2])))])
