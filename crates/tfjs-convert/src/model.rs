@@ -39,7 +39,6 @@ impl Model {
         let ledger = Ledger::default();
         keep_needed(&mut imported);
         mark_stored(&mut imported.graph);
-        fill_assets(&mut imported);
         give_assets(&mut imported);
         let mut graph = build(&imported, &ledger)?;
         set_endpoints(&mut graph, &imported.signature)?;
@@ -157,20 +156,6 @@ fn give_assets(imported: &mut Imported) {
             node.attr.insert("dtype".to_owned(), attr(Value::Type(dtype)));
             // The value is found by name.
             node.attr.insert("value".to_owned(), attr(Value::Tensor(Box::new(path))));
-        }
-    }
-}
-
-/// Paths of asset files are constants, or placeholders that the loader feeds: those become constants.
-fn fill_assets(imported: &mut Imported) {
-    let assets = &imported.assets;
-    for node in imported.graph.node.iter_mut().filter(|n| assets.contains_key(&n.name)) {
-        if node.op.starts_with("Placeholder") {
-            node.op = "Const".to_owned();
-            node.input.clear();
-            let value = proto::TensorProto { dtype: DataType::DtString as i32, ..Default::default() };
-            let value = Some(Value::Tensor(Box::new(value)));
-            node.attr.insert("value".to_owned(), proto::AttrValue { value });
         }
     }
 }
