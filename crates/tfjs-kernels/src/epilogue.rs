@@ -4,8 +4,8 @@ use smallvec::SmallVec;
 
 use crate::{
     KernelError, Result, Shape, Tensor, par,
-    simd::{self, Kernel, Simd},
-    vecmath::{self, Unary},
+    simd::{self, Isa, Kernel, Simd},
+    vecmath::{self, MapInPlace, Unary},
 };
 
 /// A function applied to every element of a result.
@@ -61,43 +61,86 @@ impl Activation {
     pub fn apply(self, x: Tensor) -> Result<Tensor> {
         let mut x = x.into_typed::<f32>("the input of the activation")?;
         if self != Activation::None {
-            vecmath::map_in_place(self, x.data_mut());
+            let isa = Isa::current();
+            par::for_each_chunk(x.data_mut(), par::GRAIN, |_, x| {
+                simd::dispatch_on(isa, Activate { activation: self, x });
+            });
         }
         Ok(Tensor::F32(x))
     }
 }
 
-impl Unary for Activation {
+/// The functions, each with a loop and thus a function of its own in the binary, where its constants stay in registers.
+macro_rules! functions {
+    ($(|$s:ident, $x:ident| $name:ident => $value:expr;)*) => {
+        $(
+            #[derive(Clone, Copy)]
+            struct $name;
+            impl Unary for $name {
+                #[inline(always)]
+                fn eval<S: Simd>(self, $s: S, $x: S::F32) -> S::F32 {
+                    $value
+                }
+            }
+        )*
+
+        #[inline(always)]
+        fn activate<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
+            match activation {
+                Activation::None => {}
+                Activation::LeakyRelu(alpha) => s.vectorize(MapInPlace { op: Leaky(alpha), data: x }),
+                $(Activation::$name => s.vectorize(MapInPlace { op: $name, data: x }),)*
+            }
+        }
+    };
+}
+
+functions! {
+    |s, x| Relu => s.max(s.zero(), x);
+    |s, x| Relu6 => s.min(s.splat(6.0), s.max(s.zero(), x));
+    |s, x| Elu => s.select(s.lt(x, s.zero()), vecmath::expm1(s, x), x);
+    |s, x| Selu => {
+        let negative = s.mul(s.splat(1.758_099_3), vecmath::expm1(s, x));
+        s.select(s.lt(x, s.zero()), negative, s.mul(s.splat(1.050_701), x))
+    };
+    |s, x| Sigmoid => vecmath::sigmoid(s, x);
+    |s, x| HardSigmoid => hard_sigmoid(s, x);
+    |s, x| HardSwish => s.mul(x, hard_sigmoid(s, x));
+    |s, x| Tanh => vecmath::tanh(s, x);
+    |s, x| Swish => s.mul(x, vecmath::sigmoid(s, x));
+    |s, x| Gelu => {
+        let e = vecmath::erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
+        s.mul(s.mul(x, s.splat(0.5)), s.add(s.splat(1.0), e))
+    };
+    |s, x| GeluTanh => {
+        let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
+        let t = vecmath::tanh(s, s.mul(s.splat(0.797_884_6), s.add(x, cubic)));
+        s.mul(s.mul(x, s.splat(0.5)), s.add(s.splat(1.0), t))
+    };
+    |s, x| Softplus => vecmath::softplus(s, x);
+}
+
+#[derive(Clone, Copy)]
+struct Leaky(f32);
+
+impl Unary for Leaky {
     #[inline(always)]
     fn eval<S: Simd>(self, s: S, x: S::F32) -> S::F32 {
-        let (zero, one) = (s.zero(), s.splat(1.0));
-        let negative = s.lt(x, zero);
-        match self {
-            Activation::None => x,
-            Activation::Relu => s.max(zero, x),
-            Activation::Relu6 => s.min(s.splat(6.0), s.max(zero, x)),
-            Activation::Elu => s.select(negative, vecmath::expm1(s, x), x),
-            Activation::Selu => {
-                let y = s.mul(s.splat(1.758_099_3), vecmath::expm1(s, x));
-                s.select(negative, y, s.mul(s.splat(1.050_701), x))
-            }
-            Activation::LeakyRelu(alpha) => s.select(negative, s.mul(x, s.splat(alpha)), x),
-            Activation::Sigmoid => vecmath::sigmoid(s, x),
-            Activation::HardSigmoid => hard_sigmoid(s, x),
-            Activation::HardSwish => s.mul(x, hard_sigmoid(s, x)),
-            Activation::Tanh => vecmath::tanh(s, x),
-            Activation::Swish => s.mul(x, vecmath::sigmoid(s, x)),
-            Activation::Gelu => {
-                let e = vecmath::erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
-                s.mul(s.mul(x, s.splat(0.5)), s.add(one, e))
-            }
-            Activation::GeluTanh => {
-                let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
-                let t = vecmath::tanh(s, s.mul(s.splat(0.797_884_6), s.add(x, cubic)));
-                s.mul(s.mul(x, s.splat(0.5)), s.add(one, t))
-            }
-            Activation::Softplus => vecmath::softplus(s, x),
-        }
+        s.select(s.lt(x, s.zero()), s.mul(x, s.splat(self.0)), x)
+    }
+}
+
+/// [`activate`] for one chunk.
+struct Activate<'a> {
+    activation: Activation,
+    x: &'a mut [f32],
+}
+
+impl Kernel for Activate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        activate(s, self.activation, self.x);
     }
 }
 
@@ -388,7 +431,7 @@ impl<'a> Finish<'a> {
             return;
         }
         self.check(x.len() / n, n);
-        let isa = simd::Isa::current();
+        let isa = Isa::current();
         let rows = (par::GRAIN / n).max(1);
         par::for_each_chunk(x, rows * n, |start, x| {
             simd::dispatch_on(isa, ApplyRows { finish: self, first: start / n, n, x });
@@ -410,38 +453,6 @@ impl Kernel for ApplyRows<'_> {
         for (i, row) in self.x.chunks_mut(self.n).enumerate() {
             self.finish.apply(s, self.first + i, 0, row);
         }
-    }
-}
-
-/// One loop per function, so that each keeps its constants in registers.
-#[inline(always)]
-fn activate<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
-    macro_rules! each {
-        ($($pattern:pat => $value:expr),* $(,)?) => {
-            match activation {
-                $($pattern => for at in (0..x.len()).step_by(S::LANES) {
-                    let end = x.len().min(at + S::LANES);
-                    let y = $value.eval(s, s.load_part(&x[at..end]));
-                    s.store_part(&mut x[at..end], y);
-                },)*
-            }
-        };
-    }
-    each! {
-        Activation::None => Activation::None,
-        Activation::Relu => Activation::Relu,
-        Activation::Relu6 => Activation::Relu6,
-        Activation::Elu => Activation::Elu,
-        Activation::Selu => Activation::Selu,
-        Activation::LeakyRelu(alpha) => Activation::LeakyRelu(alpha),
-        Activation::Sigmoid => Activation::Sigmoid,
-        Activation::HardSigmoid => Activation::HardSigmoid,
-        Activation::HardSwish => Activation::HardSwish,
-        Activation::Tanh => Activation::Tanh,
-        Activation::Swish => Activation::Swish,
-        Activation::Gelu => Activation::Gelu,
-        Activation::GeluTanh => Activation::GeluTanh,
-        Activation::Softplus => Activation::Softplus,
     }
 }
 

@@ -25,18 +25,6 @@ pub(crate) fn map_in_place<U: Unary>(op: U, data: &mut [f32]) {
     par::for_each_chunk(data, par::GRAIN, |_, data| simd::dispatch_on(isa, MapInPlace { op, data }));
 }
 
-/// Applies `op` to every element of `src`, on all threads.
-///
-/// # Panics
-/// When `dst` has another length than `src`.
-pub(crate) fn map<U: Unary>(op: U, src: &[f32], dst: &mut [f32]) {
-    assert_eq!(src.len(), dst.len());
-    let isa = Isa::current();
-    par::for_each_chunk(dst, par::GRAIN, |start, dst| {
-        simd::dispatch_on(isa, Map { op, src: &src[start..][..dst.len()], dst });
-    });
-}
-
 /// One chunk of [`map_in_place`].
 pub(crate) struct MapInPlace<'a, U> {
     pub(crate) op: U,
@@ -56,28 +44,6 @@ impl<U: Unary> Kernel for MapInPlace<'_, U> {
         if !rest.is_empty() {
             let y = self.op.eval(s, s.load_part(rest));
             s.store_part(rest, y);
-        }
-    }
-}
-
-/// One chunk of [`map`].
-pub(crate) struct Map<'a, U> {
-    pub(crate) op: U,
-    pub(crate) src: &'a [f32],
-    pub(crate) dst: &'a mut [f32],
-}
-
-impl<U: Unary> Kernel for Map<'_, U> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let mut from = self.src.chunks_exact(S::LANES);
-        let mut to = self.dst.chunks_exact_mut(S::LANES);
-        for (x, y) in (&mut from).zip(&mut to) {
-            s.store(y, self.op.eval(s, s.load(x)));
-        }
-        if !from.remainder().is_empty() {
-            s.store_part(to.into_remainder(), self.op.eval(s, s.load_part(from.remainder())));
         }
     }
 }
@@ -237,8 +203,30 @@ pub(crate) fn softplus<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Map, Unary, erf, exp, expm1, log, log1p, sigmoid, softplus, tanh};
-    use crate::simd::{Isa, Simd, dispatch_on};
+    use super::{Unary, erf, exp, expm1, log, log1p, sigmoid, softplus, tanh};
+    use crate::simd::{Isa, Kernel, Simd, dispatch_on};
+
+    /// Applies `op` to every element of `src`.
+    struct Map<'a, U> {
+        op: U,
+        src: &'a [f32],
+        dst: &'a mut [f32],
+    }
+
+    impl<U: Unary> Kernel for Map<'_, U> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let mut from = self.src.chunks_exact(S::LANES);
+            let mut to = self.dst.chunks_exact_mut(S::LANES);
+            for (x, y) in (&mut from).zip(&mut to) {
+                s.store(y, self.op.eval(s, s.load(x)));
+            }
+            if !from.remainder().is_empty() {
+                s.store_part(to.into_remainder(), self.op.eval(s, s.load_part(from.remainder())));
+            }
+        }
+    }
 
     macro_rules! ops {
         ($($op:ident = $f:ident;)*) => { $(

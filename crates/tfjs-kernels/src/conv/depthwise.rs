@@ -147,36 +147,46 @@ struct Lines<'a> {
     lines: Range<usize>,
 }
 
-/// Neighbouring outputs computed together: they share the loads of the filter.
-const TILE: usize = 8;
-
 impl Kernel for Lines<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let width = self.geometry.axes[2];
         let interior = width.interior();
+        let part = &self;
+        // Neighbouring outputs share the loads of filter and image, as many as registers hold.
+        let most = if S::LANES >= 16 { 8 } else { 4 };
         for line in self.lines.clone() {
             let mut ow = 0;
             while ow < width.output {
                 // Columns whose window leaves the image are done one at a time.
-                let n = if interior.contains(&ow) { (interior.end - ow).min(TILE) } else { 1 };
-                let args = Columns { line, ow, part: &self };
-                match n {
-                    TILE => s.vectorize(Tile::<TILE>(args)),
-                    4..TILE => s.vectorize(Tile::<4>(args)),
-                    2..4 => s.vectorize(Tile::<2>(args)),
-                    _ => s.vectorize(Tile::<1>(args)),
-                }
-                ow += match n {
-                    TILE => TILE,
-                    4..TILE => 4,
-                    2..4 => 2,
-                    _ => 1,
+                let n = if interior.contains(&ow) { (interior.end - ow).min(most) } else { 1 };
+                let at = Columns { line, ow, part };
+                ow += match (n, width.window, width.stride, width.dilation) {
+                    (8, 3, 1, 1) => s.vectorize(Tile::<8, 3, 1>(at)),
+                    (8, 3, 2, 1) => s.vectorize(Tile::<8, 3, 2>(at)),
+                    (8, 5, 1, 1) => s.vectorize(Tile::<8, 5, 1>(at)),
+                    (8, 5, 2, 1) => s.vectorize(Tile::<8, 5, 2>(at)),
+                    (4..8, 3, 1, 1) => s.vectorize(Tile::<4, 3, 1>(at)),
+                    (4..8, 3, 2, 1) => s.vectorize(Tile::<4, 3, 2>(at)),
+                    (4..8, 5, 1, 1) => s.vectorize(Tile::<4, 5, 1>(at)),
+                    (4..8, 5, 2, 1) => s.vectorize(Tile::<4, 5, 2>(at)),
+                    (4..=8, ..) => s.vectorize(Tile::<4, 0, 0>(at)),
+                    (2..4, ..) => s.vectorize(Tile::<2, 0, 0>(at)),
+                    _ => s.vectorize(Tile::<1, 0, 0>(at)),
                 };
+            }
+            let row = line * width.output;
+            if !early(self.finish) {
+                s.vectorize(Late { part, rows: row..row + width.output });
             }
         }
     }
+}
+
+/// Whether bias and activation fit into registers.
+fn early(finish: &Finish<'_>) -> bool {
+    Finish { bias: None, ..*finish }.is_clamp()
 }
 
 struct Columns<'a, 'b> {
@@ -185,67 +195,116 @@ struct Columns<'a, 'b> {
     part: &'b Lines<'a>,
 }
 
-/// `T` outputs of a line, all channels. With more than one, the window of each is inside the image sideways.
-struct Tile<'a, 'b, const T: usize>(Columns<'a, 'b>);
+/// `T` outputs of a line, all channels; returns `T`. With more than one, the window of each is inside the image
+/// sideways. Windows `KW` wide that move by `STRIDE` have their own code; 0 stands for any.
+struct Tile<'a, 'b, const T: usize, const KW: usize, const STRIDE: usize>(Columns<'a, 'b>);
 
-impl<const T: usize> Kernel for Tile<'_, '_, T> {
-    type Output = ();
+impl<const T: usize, const KW: usize, const STRIDE: usize> Kernel for Tile<'_, '_, T, KW, STRIDE> {
+    type Output = usize;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(self, s: S) -> usize {
+        let channels = self.0.part.geometry.channels;
+        let whole = channels / S::LANES * S::LANES;
+        for c in (0..whole).step_by(S::LANES) {
+            // SAFETY: the channels exist.
+            unsafe { self.channels::<S, false>(s, c, S::LANES) };
+        }
+        if whole < channels {
+            // SAFETY: as above.
+            unsafe { self.channels::<S, true>(s, whole, channels - whole) };
+        }
+        T
+    }
+}
+
+impl<const T: usize, const KW: usize, const STRIDE: usize> Tile<'_, '_, T, KW, STRIDE> {
+    /// # Safety
+    /// Channels `c..c + n` exist, and `n` is a whole vector unless `PART`.
+    #[inline(always)]
+    unsafe fn channels<S: Simd, const PART: bool>(&self, s: S, c: usize, n: usize) {
         let Columns { line, ow, part } = self.0;
         let Lines { x, geometry, filter, finish, .. } = *part;
-        let [_, height, width] = geometry.axes;
+        let [_, height, width] = &geometry.axes;
         let channels = geometry.channels;
         let (image, oh) = (line / height.output, line % height.output);
-        let (in_h, in_w) = (height.inside(oh), width.inside(ow));
-        let row = line * width.output + ow;
-        // SAFETY: each task has lines of its own.
-        let out = unsafe { part.out.slice(row * channels..(row + T) * channels) };
-        let clamp = finish.activation.range();
-        let early = Finish { bias: None, ..*finish }.is_clamp();
-        let (lo, hi) = clamp.filter(|_| early).unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-        let (lo, hi) = (s.splat(lo), s.splat(hi));
-        let weights = filter.data.as_slice().as_ptr();
+        let in_w = width.inside(ow);
         let step = width.stride * channels;
-        for c in (0..channels).step_by(S::LANES) {
-            let n = (channels - c).min(S::LANES);
-            let mut acc = [s.zero(); T];
-            for kh in in_h.clone() {
-                let base = (image * height.input + height.cell(oh, kh)) * width.input;
-                for kw in in_w.clone() {
-                    let cell = base + width.cell(ow, kw);
-                    // SAFETY: the filter's rows are padded to whole vectors.
-                    let w = unsafe { s.load_ptr(weights.add((kh * width.window + kw) * filter.stride + c)) };
-                    let from = x.as_ptr().wrapping_add(cell * channels + c);
+        let mut acc = [s.zero(); T];
+        // SAFETY: `inside` and `interior` keep the cells of all `T` windows in the image, whose size `run` checked, and
+        // of a part of a vector only the channels that exist are touched; the filter's rows are padded to whole
+        // vectors; each task writes lines of its own.
+        unsafe {
+            for kh in height.inside(oh) {
+                let cell =
+                    (image * height.input + height.cell(oh, kh)) * width.input + width.cell(ow, in_w.start);
+                let from = x.as_ptr().add(cell * channels + c);
+                let weights = filter.data.as_slice().as_ptr();
+                let weights = weights.add((kh * width.window + in_w.start) * filter.stride + c);
+                if KW == 0 {
+                    for kw in 0..in_w.len() {
+                        let w = s.load_ptr(weights.add(kw * filter.stride));
+                        let from = from.add(kw * width.dilation * channels);
+                        for (t, acc) in acc.iter_mut().enumerate() {
+                            *acc = s.fma(load::<S, PART>(s, from.add(t * step), n), w, *acc);
+                        }
+                    }
+                } else {
+                    // The window is wholly inside: each cell is loaded once for all outputs that it belongs to.
+                    let mut w = [s.zero(); 5];
+                    for (kw, w) in w.iter_mut().enumerate().take(KW) {
+                        *w = s.load_ptr(weights.add(kw * filter.stride));
+                    }
+                    let mut v = [s.zero(); 19];
+                    for (i, v) in v.iter_mut().enumerate().take((T - 1) * STRIDE + KW) {
+                        *v = load::<S, PART>(s, from.add(i * channels), n);
+                    }
                     for (t, acc) in acc.iter_mut().enumerate() {
-                        let from = from.wrapping_add(t * step);
-                        // SAFETY: `inside` and `interior` keep the cells of all `T` windows in the image, whose size
-                        // `run` checked; of a last part of a vector only the channels that exist are read.
-                        let v = unsafe {
-                            if n == S::LANES { s.load_ptr(from) } else { s.load_part_ptr(from, n) }
-                        };
-                        *acc = s.fma(v, w, *acc);
+                        for kw in 0..KW {
+                            *acc = s.fma(v[t * STRIDE + kw], w[kw], *acc);
+                        }
                     }
                 }
             }
-            let bias = match finish.bias {
-                Some(bias) => s.load_part(&bias[c..c + n]),
-                None => s.zero(),
-            };
-            for (t, acc) in acc.iter().enumerate() {
-                let y = if early {
-                    let y = if finish.bias.is_some() { s.add(*acc, bias) } else { *acc };
-                    s.min(hi, s.max(lo, y))
-                } else {
-                    *acc
-                };
-                s.store_part(&mut out[t * channels + c..t * channels + c + n], y);
+            let out = part.out.ptr().add((line * width.output + ow) * channels + c);
+            let range = if early(finish) { finish.activation.range() } else { None };
+            for (t, &acc) in acc.iter().enumerate() {
+                let mut y = acc;
+                if let Some((lo, hi)) = range {
+                    if let Some(bias) = finish.bias {
+                        y = s.add(y, load::<S, PART>(s, bias.as_ptr().add(c), n));
+                    }
+                    y = s.min(s.splat(hi), s.max(s.splat(lo), y));
+                }
+                let to = out.add(t * channels);
+                if PART { s.store_part_ptr(to, n, y) } else { s.store_ptr(to, y) }
             }
         }
-        if !early {
-            for (t, cells) in out.chunks_exact_mut(channels).enumerate() {
-                finish.apply(s, row + t, 0, cells);
-            }
+    }
+}
+
+/// # Safety
+/// `n` floats are readable at `p`, a whole vector unless `PART`.
+#[inline(always)]
+unsafe fn load<S: Simd, const PART: bool>(s: S, p: *const f32, n: usize) -> S::F32 {
+    // SAFETY: the caller's promise.
+    unsafe { if PART { s.load_part_ptr(p, n) } else { s.load_ptr(p) } }
+}
+
+/// What did not fit into registers, for rows of the output that have just been written.
+struct Late<'a, 'b> {
+    part: &'b Lines<'a>,
+    rows: Range<usize>,
+}
+
+impl Kernel for Late<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let channels = self.part.geometry.channels;
+        // SAFETY: each task has lines of its own.
+        let out = unsafe { self.part.out.slice(self.rows.start * channels..self.rows.end * channels) };
+        for (row, cells) in self.rows.zip(out.chunks_exact_mut(channels)) {
+            self.part.finish.apply(s, row, 0, cells);
         }
     }
 }
