@@ -30,24 +30,26 @@ pub fn reshape_dims(from: &Shape, shape: &[i32]) -> Result<Shape> {
     if shape.iter().any(|&d| d < -1) {
         return Err(wrong("a shape with no negative values but one -1"));
     }
-    let known: Shape = shape.iter().map(|&d| if d == -1 { 1 } else { d as usize }).collect();
-    let known = known.checked_len()?;
-    let fits = match open {
-        0 => known == elements,
-        _ => known != 0 && elements.is_multiple_of(known),
+    let given: Shape = shape.iter().filter(|&&d| d != -1).map(|&d| d as usize).collect();
+    let missing = if open == 0 {
+        0
+    } else if given.contains(&0) {
+        // Nothing determines the -1 of an empty shape; TensorFlow compares what is not 0 on either side.
+        let product = |s: &Shape| s.iter().filter(|&&d| d != 0).copied().collect::<Shape>().checked_len();
+        product(from)? / product(&given)?
+    } else {
+        let given = given.checked_len()?;
+        if !elements.is_multiple_of(given) {
+            return Err(wrong("a shape whose -1 can be filled in for the number of elements"));
+        }
+        elements / given
     };
-    if !fits {
-        let right = shape.iter().map(|&d| d.max(0) as usize).collect::<Shape>();
-        return match open {
-            0 => Err(KernelError::Shapes {
-                left: from.clone(),
-                right,
-                why: "have different numbers of elements",
-            }),
-            _ => Err(wrong("a shape whose -1 can be filled in for the number of elements")),
-        };
+    let to: Shape = shape.iter().map(|&d| if d == -1 { missing } else { d as usize }).collect();
+    if to.checked_len()? != elements {
+        let why = "have different numbers of elements";
+        return Err(KernelError::Shapes { left: from.clone(), right: to, why });
     }
-    Ok(shape.iter().map(|&d| if d == -1 { elements / known } else { d as usize }).collect())
+    Ok(to)
 }
 
 /// Inserts a dimension of size 1 before `axis`, in `[-rank-1, rank]`.
@@ -207,4 +209,36 @@ pub fn broadcast_args(s0: &Tensor, s1: &Tensor) -> Result<Tensor> {
     let out = broadcast_shapes(&shape(s0, "s0")?, &shape(s1, "s1")?)?;
     // Every entry came from an i32.
     Ok(Tensor::vector(out.iter().map(|&d| d as i32).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{broadcast_to, permutation, reshape_dims, squeeze_shape};
+    use crate::{Shape, Tensor};
+
+    // As TensorFlow 2.19 does.
+    #[test]
+    fn one_dimension_of_a_reshape_may_be_left_open() {
+        let dims = |from: &[usize], to: &[i32]| reshape_dims(&Shape::from(from), to).map(|s| s.to_vec());
+        assert_eq!(dims(&[2, 6], &[3, -1]).unwrap(), [3, 4]);
+        assert_eq!(dims(&[], &[-1]).unwrap(), [1]);
+        assert_eq!(dims(&[1, 2, 0], &[2, 0, -1]).unwrap(), [2, 0, 1]);
+        assert_eq!(dims(&[0, 3], &[-1, 3]).unwrap(), [0, 3]);
+        for (from, to) in
+            [(&[2, 6][..], &[5, -1][..]), (&[4], &[-1, -1]), (&[4], &[-2]), (&[4], &[5]), (&[4], &[0, -1])]
+        {
+            assert!(dims(from, to).is_err(), "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_arguments_are_errors() {
+        assert!(permutation(&[0, 0], 2).is_err());
+        assert!(permutation(&[0, 2], 2).is_err());
+        assert!(permutation(&[0], 2).is_err());
+        assert!(squeeze_shape(&[2, 1], &[0]).is_err());
+        assert!(broadcast_to(Tensor::vector(vec![1, 2]), &[3]).is_err());
+        assert!(broadcast_to(Tensor::vector(vec![1, 2]), &[-1, 2]).is_err());
+        assert!(broadcast_to(Tensor::scalar(1), &[i32::MAX, i32::MAX, i32::MAX]).is_err());
+    }
 }
