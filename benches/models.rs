@@ -44,7 +44,10 @@ fn models(c: &mut Criterion) {
         });
         if batch == 1 {
             c.bench_function(&format!("load and run {name}"), |b| {
-                b.iter(|| GraphModel::open(&output).and_then(|m| m.run(feed())).expect("the model runs"));
+                b.iter(|| {
+                    let model = GraphModel::open(&output).expect("the converted model loads");
+                    black_box(model.run(feed()).expect("the model runs"))
+                });
             });
         }
     }
