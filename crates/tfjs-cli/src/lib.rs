@@ -1,6 +1,6 @@
 //! The commands `tfjs` and `tensorflowjs_converter`: arguments to library calls to text.
 //!
-//! What was typed is parsed in [`args`]; each command of [`cmd`] makes the library's options of it, calls the
+//! What was typed is parsed in `args`; each command of `cmd` makes the library's options of it, calls the
 //! library, and returns the text to print. Printing and exit codes are decided here.
 #![allow(clippy::print_stderr, reason = "a command line tool prints")]
 #![allow(clippy::result_large_err, reason = "an error ends the process, its size costs nothing")]
