@@ -52,7 +52,11 @@ pub fn permutation(perm: &Tensor) -> Result<Vec<usize>> {
 /// Side of the blocks in which two dimensions are exchanged: a block of each side fits the L1 cache.
 const BLOCK: usize = 16;
 
-fn permuted<T: Element>(x: &TensorOf<T>, perm: &[usize]) -> Vec<T> {
+/// The elements of `x` with dimension `d` of the result being dimension `perm[d]`; `perm` is a permutation.
+pub(crate) fn permuted<T: Element>(x: &TensorOf<T>, perm: &[usize]) -> Vec<T> {
+    if x.is_empty() {
+        return Vec::new();
+    }
     // Merge dimensions that stay together, drop those of size 1.
     let strides = x.shape().strides();
     let mut dims: Vec<(usize, usize)> = Vec::new();

@@ -1,5 +1,5 @@
-//! The two copies behind every op that only moves elements: [`gather`], where each output axis picks from
-//! the same source axis, and [`transpose`].
+//! The copy behind most ops that only move elements: [`gather`], where each output axis picks from the same
+//! source axis.
 use smallvec::SmallVec;
 
 use crate::{Element, KernelError, Result, Shape, par};
@@ -187,103 +187,6 @@ pub(crate) fn copy_block<T: Element>(out: &mut [T], src: &[T]) {
     }
 }
 
-/// Side of the square tiles of a transposed copy: 16 floats are one cache line.
-const TILE: usize = 16;
-
-/// Copies so that output axis `d` is source axis `perm[d]`; `perm` is a permutation of `0..dims.len()`.
-pub(crate) fn transpose<T: Element>(src: &[T], dims: &[usize], perm: &[usize]) -> Vec<T> {
-    debug_assert_eq!(dims.len(), perm.len());
-    if src.is_empty() {
-        return Vec::new();
-    }
-    // Source strides in output order, without axes of size 1, neighbours that stay neighbours joined.
-    let strides = Shape::from(dims).strides();
-    let mut axes: SmallVec<[(usize, usize); 6]> = SmallVec::new();
-    for &p in perm {
-        if dims[p] == 1 {
-            continue;
-        }
-        match axes.last_mut() {
-            Some((len, stride)) if *stride == strides[p] * dims[p] => {
-                *len *= dims[p];
-                *stride = strides[p];
-            }
-            _ => axes.push((dims[p], strides[p])),
-        }
-    }
-    let mut out = vec![T::default(); src.len()];
-    let Some(&(last_len, last_stride)) = axes.last() else {
-        copy_block(&mut out, src);
-        return out;
-    };
-    if axes.len() == 1 {
-        copy_block(&mut out, src);
-        return out;
-    }
-    if last_stride == 1 {
-        let outer = &axes[..axes.len() - 1];
-        rows(&mut out, last_len, |first, lines| {
-            for (i, row) in lines.chunks_exact_mut(last_len).enumerate() {
-                let base = source_offset(first + i, outer);
-                copy_block(row, &src[base..][..last_len]);
-            }
-        });
-        return out;
-    }
-    // The source's innermost axis is output axis `inner`: copy tiles of (inner × last).
-    let inner = axes.iter().position(|&(_, stride)| stride == 1).unwrap_or(0);
-    let unit: usize = axes[1..].iter().map(|a| a.0).product();
-    rows(&mut out, unit, |first, chunk| {
-        let mut axes = axes.clone();
-        axes[0].0 = chunk.len() / unit;
-        transpose_tiles(chunk, &src[first * axes[0].1..], &axes, inner);
-    });
-    out
-}
-
-/// Source offset of row number `row` over the `outer` axes `(length, source stride)`.
-fn source_offset(mut row: usize, outer: &[(usize, usize)]) -> usize {
-    let mut base = 0;
-    for &(len, stride) in outer.iter().rev() {
-        base += row % len * stride;
-        row /= len;
-    }
-    base
-}
-
-fn transpose_tiles<T: Element>(out: &mut [T], src: &[T], axes: &[(usize, usize)], inner: usize) {
-    let last = axes.len() - 1;
-    let (cols, col_stride) = axes[last];
-    let rows = axes[inner].0;
-    let out_shape: Shape = axes.iter().map(|a| a.0).collect();
-    let out_strides = out_shape.strides();
-    let row_stride = out_strides[inner];
-    let others: SmallVec<[usize; 6]> = (0..last).filter(|&d| d != inner).collect();
-    let planes: usize = others.iter().map(|&d| axes[d].0).product();
-    for plane in 0..planes {
-        let (mut rest, mut from, mut to) = (plane, 0, 0);
-        for &d in others.iter().rev() {
-            let i = rest % axes[d].0;
-            rest /= axes[d].0;
-            from += i * axes[d].1;
-            to += i * out_strides[d];
-        }
-        for r0 in (0..rows).step_by(TILE) {
-            for c0 in (0..cols).step_by(TILE) {
-                for r in r0..rows.min(r0 + TILE) {
-                    let width = TILE.min(cols - c0);
-                    let line = &mut out[to + r * row_stride + c0..][..width];
-                    let mut at = from + r + c0 * col_stride;
-                    for o in line {
-                        *o = src[at].clone();
-                        at += col_stride;
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Calls `fill(first row, rows)` on consecutive whole rows that together are `out`, on several threads.
 pub(crate) fn rows<T: Send>(out: &mut [T], row_len: usize, fill: impl Fn(usize, &mut [T]) + Sync + Send) {
     // Rows of nothing are nothing to fill.
@@ -331,7 +234,7 @@ pub(crate) fn count(what: &'static str, got: i32) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Axis, Run, gather, transpose};
+    use super::{Axis, Run, gather};
 
     #[test]
     fn gather_mixes_runs_fills_and_blocks() {
@@ -346,20 +249,5 @@ mod tests {
     fn gather_from_nothing_is_all_fill() {
         let got = gather::<f32>(&[], &[0], &[Axis::from_runs([Run::Fill { len: 2 }])], &3.0);
         assert_eq!(got, [3.0, 3.0]);
-    }
-
-    #[test]
-    fn transpose_agrees_with_ndarray_for_every_permutation() {
-        let dims = [3, 1, 17, 4];
-        let src: Vec<i32> = (0..204).collect();
-        let array = ndarray::Array::from_shape_vec(dims, src.clone()).unwrap();
-        for code in 0..256usize {
-            let perm = [code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6 & 3];
-            if (0..4).any(|d| !perm.contains(&d)) {
-                continue;
-            }
-            let want: Vec<i32> = array.view().permuted_axes(perm).iter().copied().collect();
-            assert_eq!(transpose(&src, &dims, &perm), want, "{perm:?}");
-        }
     }
 }

@@ -1,5 +1,5 @@
 //! `SparseSegmentSum`, `Mean`, `SqrtN`, with and without `WithNumSegments`; `SparseTensorDenseMatMul`.
-use crate::{KernelError, Result, Shape, Tensor, movement, par};
+use crate::{KernelError, Result, Shape, Tensor, linalg, movement, par};
 
 /// What becomes of the rows of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ pub fn sparse_tensor_dense_matmul(
     }
     let turned;
     let b = if adjoint_b {
-        turned = movement::transpose(b.data(), b.dims(), &[1, 0]);
+        turned = linalg::permuted(b, &[1, 0]);
         &turned[..]
     } else {
         b.data()

@@ -1,5 +1,5 @@
 //! `StringJoin`, `ReduceJoin`.
-use crate::{KernelError, Result, Shape, Tensor, TensorOf, TfString, movement};
+use crate::{KernelError, Result, Shape, Tensor, TensorOf, TfString, linalg, movement};
 
 /// Joins corresponding strings of several tensors; scalars go with every element.
 ///
@@ -60,7 +60,7 @@ pub fn reduce_join(input: &Tensor, axes: &[i32], keep_dims: bool, separator: &[u
     };
     let perm: Vec<usize> = kept.iter().chain(&order).copied().collect();
     let count: usize = order.iter().map(|&d| dims[d]).product();
-    let moved = movement::transpose(input.data(), &dims, &perm);
+    let moved = linalg::permuted(input, &perm);
     let strings = (0..outer.checked_len()?)
         .map(|i| {
             let pieces: Vec<&[u8]> = moved[i * count..][..count].iter().map(|s| &s[..]).collect();

@@ -1,4 +1,4 @@
-//! `Reshape`, `ExpandDims`, `Squeeze`, `Transpose`, `BroadcastTo`, `BroadcastArgs`.
+//! `Reshape`, `ExpandDims`, `Squeeze`, `BroadcastTo`, `BroadcastArgs`.
 use smallvec::SmallVec;
 
 use crate::{
@@ -99,43 +99,6 @@ pub fn squeeze_shape(dims: &[usize], axes: &[i64]) -> Result<Shape> {
     Ok(dims.iter().zip(drop).filter(|(_, drop)| !drop).map(|(&d, _)| d).collect())
 }
 
-/// Reorders dimensions: dimension `d` of the result is dimension `perm[d]` of the input.
-///
-/// # Errors
-/// As [`permutation`].
-pub fn transpose(input: Tensor, perm: &[i32]) -> Result<Tensor> {
-    let dims = input.shape();
-    let perm = permutation(perm, dims.len())?;
-    let shape: Shape = perm.iter().map(|&p| dims[p]).collect();
-    // Only dimensions that are not 1 decide whether elements move.
-    if perm.iter().filter(|&&p| dims[p] != 1).is_sorted() {
-        return input.reshape(shape);
-    }
-    crate::match_tensor!(&input, t => Tensor::new(shape, movement::transpose(t.data(), &dims, &perm)))
-}
-
-/// `perm` as indices, checked to be a permutation of `0..rank`; negative entries count from the end.
-///
-/// # Errors
-/// [`KernelError::Argument`] when it is not.
-pub fn permutation(perm: &[i32], rank: usize) -> Result<SmallVec<[usize; 6]>> {
-    let wrong = || KernelError::Argument {
-        what: "perm",
-        got: format!("{perm:?} for {rank} dimensions"),
-        expected: "every dimension once",
-    };
-    if perm.len() != rank {
-        return Err(wrong());
-    }
-    let mut seen: SmallVec<[bool; 6]> = SmallVec::from_elem(false, rank);
-    perm.iter()
-        .map(|&p| {
-            let p = movement::axis(p.into(), rank).map_err(|_| wrong())?;
-            if std::mem::replace(&mut seen[p], true) { Err(wrong()) } else { Ok(p) }
-        })
-        .collect()
-}
-
 /// Repeats dimensions of size 1 until the tensor has `shape`.
 ///
 /// # Errors
@@ -213,7 +176,7 @@ pub fn broadcast_args(s0: &Tensor, s1: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::{broadcast_to, permutation, reshape_dims, squeeze_shape};
+    use super::{broadcast_to, reshape_dims, squeeze_shape};
     use crate::{Shape, Tensor};
 
     // As TensorFlow 2.19 does.
@@ -233,9 +196,6 @@ mod tests {
 
     #[test]
     fn malformed_arguments_are_errors() {
-        assert!(permutation(&[0, 0], 2).is_err());
-        assert!(permutation(&[0, 2], 2).is_err());
-        assert!(permutation(&[0], 2).is_err());
         assert!(squeeze_shape(&[2, 1], &[0]).is_err());
         assert!(broadcast_to(Tensor::vector(vec![1, 2]), &[3]).is_err());
         assert!(broadcast_to(Tensor::vector(vec![1, 2]), &[-1, 2]).is_err());

@@ -1,6 +1,6 @@
 //! `SpaceToBatchND`, `BatchToSpaceND`, `SpaceToDepth`, `DepthToSpace`: a reshape, a transpose, a reshape.
 use crate::{
-    KernelError, Result, Shape, Tensor,
+    KernelError, Result, Shape, Tensor, linalg,
     movement::{self, Axis},
     transform::pad,
 };
@@ -217,7 +217,7 @@ fn four(input: &Tensor, block: usize, format: SpaceFormat) -> Result<[usize; 4]>
 }
 
 fn permuted(input: Tensor, cut: Shape, perm: &[usize], shape: Shape) -> Result<Tensor> {
-    crate::match_tensor!(&input, t => Tensor::new(shape, movement::transpose(t.data(), &cut, perm)))
+    crate::match_tensor!(input, t => Tensor::new(shape, linalg::permuted(&t.reshape(cut)?, perm)))
 }
 
 #[cfg(test)]
