@@ -1,3 +1,5 @@
+#![allow(clippy::excessive_precision, clippy::approx_constant, reason = "numbers as TensorFlow printed them")]
+
 use super::{
     CropMethod, FillMode, Interpolation, Sampling, adjust_contrast, crop_and_resize, extract_image_patches,
     hsv_to_rgb, project, resize_area, resize_bicubic, resize_bilinear, resize_nearest, rgb_to_hsv,
