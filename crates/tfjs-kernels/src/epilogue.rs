@@ -270,8 +270,7 @@ impl Operand {
             return Err(fail());
         }
         // The leading dimensions of size one repeat whole blocks of rows; from the first real one on all is needed.
-        let lead = own.iter().zip(shape.iter()).take_while(|&(&d, &s)| d == 1 && s != 1).count();
-        let lead = lead.min(shape.len().saturating_sub(1));
+        let lead = own.iter().take_while(|&&d| d == 1).count().min(shape.len().saturating_sub(1));
         let period: usize = shape[lead..].iter().rev().skip(1).product();
         if own[lead..] == shape[lead..] {
             return Ok(Operand { data: t.clone(), period });
@@ -458,8 +457,19 @@ impl Kernel for ApplyRows<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Activation;
+    use super::{Activation, Epilogue};
     use crate::{Tensor, simd::Isa, testing::assert_close};
+
+    #[test]
+    fn a_bias_per_channel_is_not_spread_over_the_image() {
+        for batch in [1, 2] {
+            let bias = Epilogue::bias(Tensor::vector(vec![1.0f32, 2.0]));
+            let operands = bias.operands(&[batch, 3, 3, 2].into()).unwrap();
+            let finish = operands.finish(2);
+            assert_eq!(finish.bias, Some(&[1.0, 2.0][..]));
+            assert!(finish.first.is_none() && finish.residual.is_none());
+        }
+    }
 
     #[test]
     fn activations_match_tensorflow() {

@@ -1,5 +1,7 @@
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::{Conv2dSpec, check_channels, with_channels_last};
 use crate::{
     DataFormat, Epilogue, KernelError, Result, Shape, Tensor,
@@ -156,12 +158,28 @@ impl Kernel for Lines<'_> {
         let part = &self;
         // Neighbouring outputs share the loads of filter and image, as many as registers hold.
         let most = if S::LANES >= 16 { 8 } else { 4 };
+        let height = &self.geometry.axes[1];
+        let mut rows = SmallVec::<[(usize, usize); 8]>::new();
         for line in self.lines.clone() {
+            let (image, oh) = (line / height.output, line % height.output);
+            rows.clear();
+            rows.extend(
+                height.inside(oh).map(|kh| {
+                    ((image * height.input + height.cell(oh, kh)) * width.input, kh * width.window)
+                }),
+            );
             let mut ow = 0;
             while ow < width.output {
                 // Columns whose window leaves the image are done one at a time.
                 let n = if interior.contains(&ow) { (interior.end - ow).min(most) } else { 1 };
-                let at = Columns { line, ow, part };
+                let kw = width.inside(ow);
+                let at = Columns {
+                    out: line * width.output + ow,
+                    col: width.cell(ow, kw.start),
+                    kw,
+                    rows: &rows,
+                    part,
+                };
                 ow += match (n, width.window, width.stride, width.dilation) {
                     (8, 3, 1, 1) => s.vectorize(Tile::<8, 3, 1>(at)),
                     (8, 3, 2, 1) => s.vectorize(Tile::<8, 3, 2>(at)),
@@ -189,9 +207,16 @@ fn early(finish: &Finish<'_>) -> bool {
     Finish { bias: None, ..*finish }.is_clamp()
 }
 
+/// Where a tile is; worked out before the loop over channels, which divisions would dominate.
 struct Columns<'a, 'b> {
-    line: usize,
-    ow: usize,
+    /// First output, counted in cells.
+    out: usize,
+    /// Column of the first cell inside the image that the first output looks at.
+    col: usize,
+    /// Positions across the window that are inside.
+    kw: Range<usize>,
+    /// For each position down the window that is inside: first cell of the image's line, first row of the filter.
+    rows: &'b [(usize, usize)],
     part: &'b Lines<'a>,
 }
 
@@ -222,26 +247,21 @@ impl<const T: usize, const KW: usize, const STRIDE: usize> Tile<'_, '_, T, KW, S
     /// Channels `c..c + n` exist, and `n` is a whole vector unless `PART`.
     #[inline(always)]
     unsafe fn channels<S: Simd, const PART: bool>(&self, s: S, c: usize, n: usize) {
-        let Columns { line, ow, part } = self.0;
+        let Columns { out, col, ref kw, rows, part } = self.0;
         let Lines { x, geometry, filter, finish, .. } = *part;
-        let [_, height, width] = &geometry.axes;
+        let width = &geometry.axes[2];
         let channels = geometry.channels;
-        let (image, oh) = (line / height.output, line % height.output);
-        let in_w = width.inside(ow);
         let step = width.stride * channels;
         let mut acc = [s.zero(); T];
         // SAFETY: `inside` and `interior` keep the cells of all `T` windows in the image, whose size `run` checked, and
         // of a part of a vector only the channels that exist are touched; the filter's rows are padded to whole
         // vectors; each task writes lines of its own.
         unsafe {
-            for kh in height.inside(oh) {
-                let cell =
-                    (image * height.input + height.cell(oh, kh)) * width.input + width.cell(ow, in_w.start);
-                let from = x.as_ptr().add(cell * channels + c);
-                let weights = filter.data.as_slice().as_ptr();
-                let weights = weights.add((kh * width.window + in_w.start) * filter.stride + c);
+            for &(line, tap) in rows {
+                let from = x.as_ptr().add((line + col) * channels + c);
+                let weights = filter.data.as_slice().as_ptr().add((tap + kw.start) * filter.stride + c);
                 if KW == 0 {
-                    for kw in 0..in_w.len() {
+                    for kw in 0..kw.len() {
                         let w = s.load_ptr(weights.add(kw * filter.stride));
                         let from = from.add(kw * width.dilation * channels);
                         for (t, acc) in acc.iter_mut().enumerate() {
@@ -265,7 +285,7 @@ impl<const T: usize, const KW: usize, const STRIDE: usize> Tile<'_, '_, T, KW, S
                     }
                 }
             }
-            let out = part.out.ptr().add((line * width.output + ow) * channels + c);
+            let out = part.out.ptr().add(out * channels + c);
             let range = if early(finish) { finish.activation.range() } else { None };
             for (t, &acc) in acc.iter().enumerate() {
                 let mut y = acc;

@@ -127,8 +127,8 @@ fn epilogues_are_applied_in_order_to_every_tile() {
     let (a, b) = (noise(m * k, 1), noise(k * n, 2));
     let (bias, residual, slopes) = (noise(n, 3), noise(m * n, 4), noise(4 * n, 5));
     let product = reference(m, k, n, &a, &b);
-    let activations: &[(Activation, fn(f64) -> f64)] = &[
-        (Activation::None, |x| x),
+    let activations = [
+        (Activation::None, (|x| x) as fn(f64) -> f64),
         (Activation::Relu, |x| x.max(0.0)),
         (Activation::Relu6, |x| x.clamp(0.0, 6.0)),
         (Activation::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
@@ -136,7 +136,7 @@ fn epilogues_are_applied_in_order_to_every_tile() {
     for isa in Isa::available() {
         let rhs = PackedRhs::new(isa, k, n, &b, (n, 1));
         let lhs = Matrix { data: &a, rows: m, strides: (k, 1) };
-        for &(activation, f) in activations {
+        for (activation, f) in activations {
             for with in 0..8 {
                 let rows = |data, period| Rows { data, period, start: 0, stride: n };
                 let finish = Finish {
