@@ -8,12 +8,12 @@ use num_complex::Complex32;
 
 use crate::{Element, KernelError, Result, Shape, Tensor, TensorOf, TfString, match_tensor, reduce::axis};
 
-/// The `k` largest elements along the last axis and their indices, in descending order; the lower index first among
-/// equals, NaN last.
+/// The `k` largest elements along the last axis and their indices; the lower index first among equals, NaN last.
+/// In descending order, or, if they need not be `sorted`, in the order in which TensorFlow gives them then.
 ///
 /// # Errors
 /// [`KernelError`] when the input is a scalar or not a number, or `k` is negative or larger than the last dimension.
-pub fn top_k(x: &Tensor, k: i64) -> Result<(Tensor, Tensor)> {
+pub fn top_k(x: &Tensor, k: i64, sorted: bool) -> Result<(Tensor, Tensor)> {
     let Some((&n, outer)) = x.dims().split_last() else {
         return Err(KernelError::Rank {
             what: "the input",
@@ -30,8 +30,8 @@ pub fn top_k(x: &Tensor, k: i64) -> Result<(Tensor, Tensor)> {
     let mut shape: Shape = outer.into();
     shape.push(k);
     match x {
-        Tensor::F32(x) => largest(x, n, k, shape, descending_key),
-        Tensor::I32(x) => largest(x, n, k, shape, |v| !v),
+        Tensor::F32(x) => largest(x, n, k, shape, sorted, descending_key),
+        Tensor::I32(x) => largest(x, n, k, shape, sorted, |v| !v),
         other => {
             Err(KernelError::DType { what: "the input", got: other.dtype(), expected: "float32 or int32" })
         }
@@ -53,6 +53,7 @@ fn largest<T: Element + Copy>(
     n: usize,
     k: usize,
     shape: Shape,
+    sorted: bool,
     key: impl Fn(T) -> i32,
 ) -> Result<(Tensor, Tensor)> {
     let len = shape.checked_len()?;
@@ -62,15 +63,78 @@ fn largest<T: Element + Copy>(
         for row in x.data().chunks(n) {
             order.clear();
             order.extend(row.iter().enumerate().map(|(i, &v)| (key(v), i as i32)));
-            if k < n {
-                order.select_nth_unstable(k);
+            if sorted || k == 1 || k == n {
+                if k < n {
+                    order.select_nth_unstable(k);
+                }
+                order[..k].sort_unstable();
+            } else {
+                heap_order(&mut order, k);
             }
-            order[..k].sort_unstable();
             indices.extend(order[..k].iter().map(|&(_, i)| i));
             values.extend(order[..k].iter().map(|&(_, i)| row[i as usize]));
         }
     }
     Ok((Tensor::new(shape.clone(), values)?, Tensor::new(shape, indices)?))
+}
+
+/// Leaves the `k` first of `items` in front, in the order in which TensorFlow's bounded heap holds them: what its
+/// `TopKV2` gives when the result need not be sorted. Any order would do, but models were made with this one.
+fn heap_order(items: &mut [(i32, i32)], k: usize) {
+    let (heap, rest) = items.split_at_mut(k + 1);
+    for parent in (0..=(k - 1) / 2).rev() {
+        let item = heap[parent];
+        sift(heap, parent, item);
+    }
+    pop(heap);
+    for &item in rest.iter() {
+        // The front is the last of those kept.
+        if item < heap[0] {
+            heap[k] = item;
+            pop(heap);
+        }
+    }
+}
+
+/// Moves the front behind the others and lets the last item find its place among them.
+fn pop(heap: &mut [(i32, i32)]) {
+    if let [rest @ .., last] = heap
+        && !rest.is_empty()
+    {
+        let item = std::mem::replace(last, rest[0]);
+        sift(rest, 0, item);
+    }
+}
+
+/// Puts `item` into a heap with a hole, the way the GNU standard library does: the hole sinks to the bottom along
+/// the later children, then the item rises.
+fn sift(heap: &mut [(i32, i32)], top: usize, item: (i32, i32)) {
+    let (n, mut hole) = (heap.len(), top);
+    loop {
+        let right = 2 * hole + 2;
+        let child = match right {
+            r if r < n => {
+                if heap[r] < heap[r - 1] {
+                    r - 1
+                } else {
+                    r
+                }
+            }
+            r if r == n => r - 1,
+            _ => break,
+        };
+        heap[hole] = heap[child];
+        hole = child;
+    }
+    while hole > top {
+        let parent = (hole - 1) / 2;
+        if heap[parent] >= item {
+            break;
+        }
+        heap[hole] = heap[parent];
+        hole = parent;
+    }
+    heap[hole] = item;
 }
 
 /// Whether each target is among the `k` largest predictions of its row; never when a prediction is not finite.
@@ -304,12 +368,22 @@ mod tests {
 
     #[test]
     fn top_k_takes_the_lower_index_among_equals() {
-        let (v, i) = top_k(&f(&[1.0, 3.0, -0.0, 3.0, f32::NEG_INFINITY, 0.0]), 5).unwrap();
+        let (v, i) = top_k(&f(&[1.0, 3.0, -0.0, 3.0, f32::NEG_INFINITY, 0.0]), 5, true).unwrap();
         assert_eq!(v.data::<f32>().unwrap(), [3.0, 3.0, 1.0, -0.0, 0.0]);
         assert_eq!(ints(&i), [1, 3, 0, 2, 5]);
-        let (v, _) = top_k(&Tensor::new([2, 2], vec![i32::MIN, 5, 7, i32::MAX]).unwrap(), 1).unwrap();
+        let (v, _) = top_k(&Tensor::new([2, 2], vec![i32::MIN, 5, 7, i32::MAX]).unwrap(), 1, true).unwrap();
         assert_eq!((v.dims(), ints(&v)), (&[2usize, 1][..], &[5, i32::MAX][..]));
-        assert!(top_k(&f(&[1.0]), 2).is_err() && top_k(&f(&[1.0]), -1).is_err());
+        assert!(top_k(&f(&[1.0]), 2, true).is_err() && top_k(&f(&[1.0]), -1, true).is_err());
+    }
+
+    #[test]
+    fn unsorted_results_have_tensorflows_order() {
+        let rows = vec![
+            0.7788, 0.8012, 0.7244, 0.2309, 0.7271, 0.1804, 0.5056, 0.8925, 0.5461, 0.9234, 0.0856, 0.7938,
+            0.6591, 0.5556, 0.1596, 0.3087, 0.1548, 0.4695,
+        ];
+        let (_, i) = top_k(&Tensor::new([3, 6], rows).unwrap(), 5, false).unwrap();
+        assert_eq!(ints(&i), [3, 4, 2, 1, 0, 0, 5, 2, 3, 1, 2, 3, 5, 0, 1]);
     }
 
     #[test]

@@ -24,19 +24,21 @@ pub(super) const OPS: &[OpDef] = &[
     OpDef::new("LowerBound", 2..=2, |_| bound(false)),
     OpDef::new("TopK", 1..=1, |b| {
         let k = count(b, "k", -1, 0, "numbers from 0 up")?;
+        let sorted = b.attrs.bool_or("sorted", true)?;
         simple(
             move |x| {
-                let (v, i) = evaluation::top_k(x.tensor(0)?, k as i64)?;
+                let (v, i) = evaluation::top_k(x.tensor(0)?, k as i64, sorted)?;
                 Ok(values([v, i]))
             },
             move |facts| Ok(top_k_facts(facts, Some(k))),
         )
     }),
-    OpDef::new("TopKV2", 2..=2, |_| {
+    OpDef::new("TopKV2", 2..=2, |b| {
+        let sorted = b.attrs.bool_or("sorted", true)?;
         simple(
-            |x| {
+            move |x| {
                 let k = x.scalar::<i32>(1, "k")?;
-                let (v, i) = evaluation::top_k(x.tensor(0)?, k.into())?;
+                let (v, i) = evaluation::top_k(x.tensor(0)?, k.into(), sorted)?;
                 Ok(values([v, i]))
             },
             |facts| Ok(top_k_facts(facts, int(facts, 1).and_then(|k| usize::try_from(k).ok()))),
