@@ -5,14 +5,14 @@ use criterion::Bencher;
 use tfjs_kernels::{BufferPool, Tensor};
 
 /// Numbers between -0.5 and 0.5 that are the same on every run.
-pub fn noise(shape: &[usize]) -> Tensor {
+pub(crate) fn noise(shape: &[usize]) -> Tensor {
     let n = shape.iter().product();
     let data = (0..n).map(|i: usize| (i * 7919 % 1013) as f32 / 1013.0 - 0.5).collect::<Vec<_>>();
     Tensor::new(shape, data).expect("as many numbers as the shape holds")
 }
 
 /// Times `f` as a session runs it: the result of one run is the buffer of the next.
-pub fn recycled(bench: &mut Bencher<'_>, f: impl Fn() -> Tensor) {
+pub(crate) fn recycled(bench: &mut Bencher<'_>, f: impl Fn() -> Tensor) {
     let pool = BufferPool::new();
     pool.scope(|| bench.iter(|| pool.recycle(black_box(f()))));
 }

@@ -1,4 +1,5 @@
 //! V1 control flow on frames, with ops of the test's own, so that nothing else is tested.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

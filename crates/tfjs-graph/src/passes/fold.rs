@@ -7,7 +7,8 @@ use tfjs_format::{DType, proto::DataType};
 use tracing::debug;
 
 use crate::{
-    Constant, Cx, Effect, Fact, Graph, GraphError, LoadError, NodeId, Op, Port, Registry, Resources, Value,
+    Constant, Cx, Effect, Fact, Graph, GraphError, LoadError, Node, NodeId, Op, Port, Registry, Resources,
+    Value,
     op::{Build, Inputs},
 };
 
@@ -31,7 +32,7 @@ pub fn fold_constants(graph: &mut Graph, registry: &Registry) -> Result<usize, G
     let mut folded = 0;
     for id in graph.topological_order()? {
         let node = graph.node(id);
-        if node.value.is_some() || node.inputs.is_empty() && analysis.ops.get(&id).is_none() {
+        if node.value.is_some() {
             continue;
         }
         let Some(op) = analysis.ops.get(&id) else { continue };
@@ -84,12 +85,13 @@ fn eval_alone(op: &dyn Op, name: &str, inputs: Inputs) -> Result<tfjs_kernels::T
 
 fn foldable(graph: &Graph, id: NodeId, op: &dyn Op, frames: bool) -> bool {
     let node = graph.node(id);
+    // In a graph with frames a control input says on which branch a node is alive.
+    let waits = |n: &Node| frames && !n.controls.is_empty();
     op.effect() == Effect::Pure
         && op.flow().is_none()
         && !node.op.starts_with("Placeholder")
-        // In a graph with frames a control input says on which branch the node is alive.
-        && !(frames && !node.controls.is_empty())
-        && !(frames && node.inputs.iter().any(|p| !graph.node(p.node).controls.is_empty()))
+        && !waits(node)
+        && !node.inputs.iter().any(|p| waits(graph.node(p.node)))
 }
 
 /// TensorFlow's type of a folded value: that of the node's attributes where it fits, so that int64 stays int64.
@@ -144,7 +146,7 @@ impl Analysis {
         for id in graph.topological_order()? {
             let node = graph.node(id);
             if let Some(c) = &node.value {
-                let alone = !(this.frames && !node.controls.is_empty());
+                let alone = !this.frames || node.controls.is_empty();
                 let fact = if c.len() <= SMALL
                     && alone
                     && let Ok(t) = c.tensor()
