@@ -29,6 +29,7 @@ pub(crate) const PIPELINE: &[(&str, Pass)] = &[
     ("check ops before optimization", |m, o| check_ops(m, o, "before")),
     ("fill in default attributes", |m, _| Ok(everywhere(m, &mut defaults::fill))),
     ("fold constants", fold_constants),
+    ("decide branches", |m, _| Ok(everywhere(m, &mut graph_passes::resolve_branches))),
     ("simplify", |m, _| Ok(everywhere(m, &mut graph_passes::simplify))),
     ("merge equal nodes", |m, _| Ok(everywhere(m, &mut |g| graph_passes::dedup(g, &Registry::default())))),
     ("fold batch norms", |m, _| Ok(everywhere(m, &mut graph_passes::fold_batch_norms))),

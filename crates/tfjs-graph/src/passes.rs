@@ -5,6 +5,7 @@
 
 mod batch_norm;
 mod bias;
+mod branches;
 mod dedup;
 mod fold;
 mod fuse;
@@ -19,6 +20,7 @@ use tfjs_kernels::Tensor;
 pub use self::{
     batch_norm::fold_batch_norms,
     bias::normalize_bias_adds,
+    branches::resolve_branches,
     dedup::dedup,
     fold::{fold_constants, infer_facts},
     fuse::{FuseTarget, fuse_activations, fuse_prelu},
