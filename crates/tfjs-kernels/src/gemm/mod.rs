@@ -24,6 +24,8 @@ const KC: usize = 256;
 const MC: usize = 224;
 /// Tiles of at most so many rows read the left operand where it is.
 const IN_PLACE_ROWS: usize = 6;
+/// With fewer tiles one above the other a product is cut by columns.
+const FEW_TILES: usize = 8;
 /// Pieces that a large product is cut into for threads.
 const TASKS: usize = 16;
 
@@ -196,11 +198,12 @@ impl Cut {
         let panels = rhs.panels();
         let (mut rows, mut panels_each) = (MC.div_ceil(tile) * tile, panels);
         if m.div_ceil(rows) < wanted {
-            if tiles >= 4 * wanted {
-                rows = tiles.div_ceil(wanted) * tile;
+            if tiles >= FEW_TILES {
+                // At least two tiles, so that each panel of weights is used more than once.
+                rows = tiles.div_ceil(wanted).max(2) * tile;
             } else {
-                // Few rows: each task streams its own columns of the weights.
-                panels_each = panels.div_ceil(wanted.div_ceil(m.div_ceil(rows)));
+                // Few rows: each task streams its own columns of the weights, and gathers the rows again.
+                panels_each = panels.div_ceil(wanted.div_ceil(m.div_ceil(rows))).max(2);
             }
         }
         Cut {
