@@ -225,6 +225,10 @@ impl GraphModel {
                 if s.inputs.is_empty() {
                     guess_inputs(&mut graph);
                 }
+                if let Some((key, info)) = s.outputs.first().filter(|_| graph.outputs.is_empty()) {
+                    let (key, tensor) = (key.clone(), info.name.clone());
+                    return Err(GraphError::DanglingEndpoint { role: "output", key, tensor });
+                }
             }
             _ => {
                 guess_inputs(&mut graph);

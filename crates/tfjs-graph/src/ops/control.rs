@@ -37,7 +37,15 @@ pub(super) const FLOW: &[OpDef] = &[
 ];
 
 pub(super) const OPS: &[OpDef] = &[
-    OpDef::new("LoopCond", 1..=1, |_| simple(|x| Ok(smallvec![x.take_value(0)?]), same)),
+    OpDef::new("LoopCond", 1..=1, |_| {
+        simple(
+            |x| {
+                x.tensor(0)?.typed::<bool>("input")?;
+                Ok(smallvec![x.take_value(0)?])
+            },
+            same,
+        )
+    }),
     OpDef::new("If", 1..=ANY, functional::conditional),
     OpDef::new("StatelessIf", 1..=ANY, functional::conditional),
     OpDef::new("Case", 1..=ANY, functional::case),

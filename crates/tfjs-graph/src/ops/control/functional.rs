@@ -1,7 +1,7 @@
 //! `If`, `Case`, `While` and calls: ops that run functions of the library.
 
 use smallvec::SmallVec;
-use tfjs_kernels::Tensor;
+use tfjs_kernels::{DType, Tensor};
 
 use crate::{
     Cx, Effect, Fact, Graph, Op, OpError, Port, Value,
@@ -59,6 +59,12 @@ struct Branches {
     branches: Vec<FunctionPlan>,
     /// `If` picks by truth (branch 0 is "then"), `Case` by index.
     by_truth: bool,
+    /// Declared types of the outputs, where they are tensors.
+    types: Vec<Option<DType>>,
+}
+
+fn types(b: &Build<'_>) -> Result<Vec<Option<DType>>, OpError> {
+    Ok(b.attrs.data_types("Tout")?.into_iter().map(DType::from_proto).collect())
 }
 
 pub(super) fn conditional(b: &Build<'_>) -> Built {
@@ -67,7 +73,7 @@ pub(super) fn conditional(b: &Build<'_>) -> Built {
         .iter()
         .map(|name| b.function_named(name, args))
         .collect::<Result<_, _>>()?;
-    Ok(Box::new(Branches { branches, by_truth: true }))
+    Ok(Box::new(Branches { branches, by_truth: true, types: types(b)? }))
 }
 
 pub(super) fn case(b: &Build<'_>) -> Built {
@@ -81,7 +87,7 @@ pub(super) fn case(b: &Build<'_>) -> Built {
     if branches.is_empty() {
         return Err(OpError::input("branches", "there are none"));
     }
-    Ok(Box::new(Branches { branches, by_truth: false }))
+    Ok(Box::new(Branches { branches, by_truth: false, types: types(b)? }))
 }
 
 impl Op for Branches {
@@ -93,7 +99,18 @@ impl Op for Branches {
             // Out of range means the last branch.
             usize::try_from(i).unwrap_or(usize::MAX).min(self.branches.len() - 1)
         };
-        cx.call(&self.branches[pick], inputs.0.into_iter().skip(1).collect())
+        let outputs = cx.call(&self.branches[pick], inputs.0.into_iter().skip(1).collect())?;
+        for (i, (value, declared)) in outputs.iter().zip(&self.types).enumerate() {
+            if let (Value::Tensor(t), Some(declared)) = (value, declared)
+                && t.dtype() != *declared
+            {
+                let name = &self.branches[pick].name;
+                let problem =
+                    format!("output {i} of branch `{name}` is {}, the node declares {declared}", t.dtype());
+                return Err(OpError::input("Tout", problem));
+            }
+        }
+        Ok(outputs)
     }
 
     fn infer(&self, _inputs: &[Fact]) -> Result<Vec<Fact>, OpError> {

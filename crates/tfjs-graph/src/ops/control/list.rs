@@ -132,8 +132,16 @@ pub(in crate::ops) const OPS: &[OpDef] = &[
     OpDef::new("TensorListGetItem", 3..=3, |b| {
         let dtype = b.attrs.dtype("element_dtype").ok();
         simple(
-            |x| {
+            move |x| {
                 let l = borrow(x, 0)?;
+                if let (Some(asked), Some(held)) = (dtype, l.dtype)
+                    && asked != held
+                {
+                    return Err(OpError::input(
+                        "element_dtype",
+                        format!("is {asked}, the list holds {held}"),
+                    ));
+                }
                 let i = index_in(x.scalar::<i32>(1, "index")?, l.items.len())?;
                 Ok(smallvec![match &l.items[i] {
                     Some(item) => item.clone(),
