@@ -91,12 +91,12 @@ impl fmt::Display for Text {
     }
 }
 
-/// JSON with a line end.
+/// JSON on one line, so that a program can tell it from whatever else is printed.
 ///
 /// # Errors
 /// When a value cannot be written as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<String, CliError> {
-    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(CliError::Json)
+    serde_json::to_string(value).map(|text| text + "\n").map_err(CliError::Json)
 }
 
 /// Text in columns, two spaces apart; the columns whose header starts with `>` are right-aligned.
