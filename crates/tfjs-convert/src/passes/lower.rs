@@ -43,6 +43,8 @@ const LOWERINGS: &[(&str, Lowering)] = &[
     ("Angle", |l| Some(Root::new("Atan2", [l.imag(0), l.real(0)], l.real_type()))),
     ("BatchNormWithGlobalNormalization", batch_norm),
     ("Conj", conjugate),
+    ("Cumprod", |l| axis_from_the_front(l, "Cumprod")),
+    ("Cumsum", |l| axis_from_the_front(l, "Cumsum")),
     ("Erfc", |l| {
         let (one, erf) = (l.scalar("one", 1.0)?, l.node("erf", "Erf", [l.input(0)?]));
         Some(Root::new("Sub", [one, erf], l.dtype()))
@@ -254,6 +256,21 @@ fn batch_norm(l: &mut Lower<'_>) -> Option<Root> {
     root.attrs.set("is_training", Value::B(false));
     root.attrs.set("data_format", Value::S("NHWC".into()));
     Some(root)
+}
+
+/// TensorFlow.js does not take a negative axis. `Rank` folds where the rank is known.
+fn axis_from_the_front(l: &mut Lower<'_>, op: &'static str) -> Option<Root> {
+    let (x, axis) = (l.input(0)?, l.input(1)?);
+    let axis = match l.graph.node(axis.node).value.as_ref()?.tensor().ok()? {
+        Tensor::I32(axis) => *axis.data().first().filter(|a| **a < 0)?,
+        _ => return None,
+    };
+    let attrs = l.attrs().clone().with("Tidx", Value::Type(DataType::DtInt32 as i32));
+    let of_int32 = Attrs::default().with("T", Value::Type(DataType::DtInt32 as i32));
+    let rank = l.node("rank", "Rank", [x]);
+    let axis = l.constant("axis/from_end", DataType::DtInt32, Tensor::scalar(axis));
+    let axis = l.add("axis", "AddV2", &[rank, axis], of_int32);
+    Some(Root { op, inputs: vec![x, axis], attrs })
 }
 
 /// TensorFlow.js always normalises with the statistics that it is given; here they are those of the batch.
