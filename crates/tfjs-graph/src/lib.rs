@@ -18,7 +18,6 @@ mod model;
 /// What an op is, and what it gets.
 pub mod op;
 pub mod ops;
-/// Rewrites that keep what a graph computes.
 pub mod passes;
 mod plan;
 mod registry;

@@ -1,6 +1,6 @@
 //! Convolutions as TensorFlow defines them: correlation of an image with a filter, summed over channels.
 //!
-//! All go through the matrix product of [`crate::gemm`]: its left operand is gathered from the image while the product
+//! All go through the matrix product of `crate::gemm`: its left operand is gathered from the image while the product
 //! runs, so no intermediate image is built.
 
 use crate::{
