@@ -1,9 +1,9 @@
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use smallvec::SmallVec;
 
 use crate::{
-    Cx, GraphError, OpError, Value,
+    Cx, GraphError, Op, OpError, Resources, Value,
     op::{FunctionPlan, Inputs, Values},
     plan::{Operand, Plan, Step},
 };
@@ -45,6 +45,12 @@ fn read(plan: &Plan, slots: &mut [Option<Value>], operand: Operand) -> Option<Va
         Operand::Take(s) => slots[s as usize].take(),
         Operand::Const(c) => Some(plan.constants[c as usize].clone()),
     }
+}
+
+/// Runs an op by itself, for folding: without tables, state or functions around it.
+pub(crate) fn eval_alone(op: &dyn Op, node: &str, inputs: Inputs) -> Result<Values, OpError> {
+    let (resources, mut state) = (Resources::default(), HashMap::new());
+    op.eval(&mut Cx { node, resources: &resources, state: &mut state, depth: 0, profile: None }, inputs)
 }
 
 /// Runs one step, timing it when asked to, and puts its name around an error.

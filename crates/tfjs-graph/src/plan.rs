@@ -8,11 +8,11 @@ use smallvec::SmallVec;
 use tracing::debug;
 
 use crate::{
-    Cx, Effect, Fact, Function, Graph, GraphError, Node, NodeId, Op, OpError, Port, Registry, Value,
+    Effect, Fact, Function, Graph, GraphError, Node, NodeId, Op, OpError, Port, Registry, Value,
     error::UnsupportedOp,
+    exec::eval_alone,
     flow::FlowPlan,
     op::{Build, FunctionPlan, Inputs},
-    resources::Resources,
 };
 
 /// A graph made ready to run for given inputs and outputs: ops built, weights packed, order and lifetimes fixed.
@@ -272,7 +272,6 @@ struct Building<'g> {
     steps: Vec<Step>,
     slots: u32,
     constants: Vec<Value>,
-    resources: Resources,
 }
 
 impl<'g> Building<'g> {
@@ -296,7 +295,6 @@ impl<'g> Building<'g> {
             steps: Vec::new(),
             slots: request.feeds.len() as u32,
             constants: Vec::new(),
-            resources: Resources::default(),
         };
         for (slot, (port, fact)) in request.feeds.iter().enumerate() {
             building.facts.insert(*port, fact.clone());
@@ -343,7 +341,7 @@ impl<'g> Building<'g> {
         if controlled || op.flow().is_some() || op.effect() != Effect::Pure {
             outs.iter_mut().for_each(|f| f.value = None);
         } else {
-            self.fold(node, op.as_ref(), &facts, outputs, &mut outs);
+            Self::fold(node, op.as_ref(), &facts, outputs, &mut outs);
         }
         outs.resize(outs.len().max(outputs as usize), Fact::default());
         let all_known = outputs > 0 && outs.iter().take(outputs as usize).all(|f| f.value.is_some());
@@ -403,7 +401,7 @@ impl<'g> Building<'g> {
     }
 
     /// Computes a node whose inputs are all constant, by the op's own `eval`.
-    fn fold(&mut self, node: &Node, op: &dyn Op, facts: &[Fact], outputs: u32, outs: &mut Vec<Fact>) {
+    fn fold(node: &Node, op: &dyn Op, facts: &[Fact], outputs: u32, outs: &mut Vec<Fact>) {
         let known = outs.len() >= outputs as usize && outs.iter().all(|f| f.value.is_some());
         if known || facts.is_empty() && outs.is_empty() {
             return;
@@ -415,14 +413,7 @@ impl<'g> Building<'g> {
         if outs.iter().any(|f| size(f) > limit) {
             return;
         }
-        let mut cx = Cx {
-            node: &node.name,
-            resources: &self.resources,
-            state: &mut HashMap::new(),
-            depth: 0,
-            profile: None,
-        };
-        let Ok(values) = op.eval(&mut cx, Inputs(inputs)) else { return };
+        let Ok(values) = eval_alone(op, &node.name, Inputs(inputs)) else { return };
         let tensors: Option<Vec<Fact>> =
             values.iter().map(|v| v.as_tensor().cloned().map(Fact::constant)).collect();
         if let Some(tensors) = tensors {

@@ -358,14 +358,7 @@ pub fn matrix_diag(
         band: Band,
         shape: Shape,
     ) -> Result<Tensor> {
-        let [pad] = padding.typed::<T>("the padding")?.data() else {
-            return Err(KernelError::Rank {
-                what: "the padding",
-                got: padding.shape(),
-                expected: "a scalar",
-            });
-        };
-        let mut out = vec![pad.clone(); shape.checked_len()?];
+        let mut out = vec![padding_value::<T>(padding)?; shape.checked_len()?];
         let (from, to) = (band.count() * band.width(), band.rows * band.cols);
         for (matrix, source) in out.chunks_mut(to.max(1)).zip(diagonal.data().chunks(from.max(1))) {
             band.for_each(|b, m| matrix[m] = source[b].clone());
@@ -373,6 +366,13 @@ pub fn matrix_diag(
         Tensor::new(shape, out)
     }
     match_tensor!(diagonal, t => build(t, padding, band, shape))
+}
+
+fn padding_value<T: Element>(padding: &Tensor) -> Result<T> {
+    match padding.typed::<T>("the padding")?.data() {
+        [value] => Ok(value.clone()),
+        _ => Err(KernelError::Rank { what: "the padding", got: padding.shape(), expected: "a scalar" }),
+    }
 }
 
 /// The diagonals `k.0..=k.1` of each innermost matrix, as the last dimension (or two, if there are several);
@@ -385,14 +385,7 @@ pub fn matrix_diag_part(x: &Tensor, k: (i64, i64), padding: &Tensor, align: Alig
     let band = Band::new(rows, cols, k, align)?;
     let shape = band.band_shape(&x.dims()[..x.rank() - 2]);
     fn part<T: Element>(x: &TensorOf<T>, padding: &Tensor, band: Band, shape: Shape) -> Result<Tensor> {
-        let [pad] = padding.typed::<T>("the padding")?.data() else {
-            return Err(KernelError::Rank {
-                what: "the padding",
-                got: padding.shape(),
-                expected: "a scalar",
-            });
-        };
-        let mut out = vec![pad.clone(); shape.checked_len()?];
+        let mut out = vec![padding_value::<T>(padding)?; shape.checked_len()?];
         let (to, from) = (band.count() * band.width(), band.rows * band.cols);
         for (target, matrix) in out.chunks_mut(to.max(1)).zip(x.data().chunks(from.max(1))) {
             band.for_each(|b, m| target[b] = matrix[m].clone());

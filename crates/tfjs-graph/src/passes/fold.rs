@@ -7,8 +7,8 @@ use tfjs_format::{DType, proto::DataType};
 use tracing::debug;
 
 use crate::{
-    Constant, Cx, Effect, Fact, Graph, GraphError, LoadError, Node, NodeId, Op, Port, Registry, Resources,
-    Value,
+    Constant, Effect, Fact, Graph, GraphError, LoadError, Node, NodeId, Op, Port, Registry, Value,
+    exec::eval_alone,
     op::{Build, Inputs},
 };
 
@@ -60,27 +60,16 @@ pub fn fold_constants(graph: &mut Graph, registry: &Registry) -> Result<usize, G
         let (op, name) = (op.clone(), node.name.clone());
         let value = Constant::deferred(data_type(graph, id, dtype), &shape[..], move || {
             let values: Result<_, LoadError> = inputs.iter().map(|c| c.tensor().map(Value::Tensor)).collect();
-            eval_alone(op.as_ref(), &name, Inputs(values?))
+            match eval_alone(op.as_ref(), &name, Inputs(values?))?.into_iter().next() {
+                Some(Value::Tensor(t)) => Ok(t),
+                _ => Err(format!("node `{name}` has no tensor to fold").into()),
+            }
         });
         set_constant(graph, id, value);
         folded += 1;
     }
     debug!(folded, "constants folded");
     Ok(folded)
-}
-
-fn eval_alone(op: &dyn Op, name: &str, inputs: Inputs) -> Result<tfjs_kernels::Tensor, LoadError> {
-    let mut cx = Cx {
-        node: name,
-        resources: &Resources::default(),
-        state: &mut HashMap::new(),
-        depth: 0,
-        profile: None,
-    };
-    match op.eval(&mut cx, inputs)?.into_iter().next() {
-        Some(Value::Tensor(t)) => Ok(t),
-        _ => Err(format!("node `{name}` has no tensor to fold").into()),
-    }
 }
 
 fn foldable(graph: &Graph, id: NodeId, op: &dyn Op, frames: bool) -> bool {
@@ -177,7 +166,7 @@ impl Analysis {
             if !pure {
                 outs.iter_mut().for_each(|f| f.value = None);
             } else if outs.iter().any(|f| f.value.is_none()) || outs.is_empty() {
-                this.compute(&node.name, op.as_ref(), &facts, &mut outs);
+                Self::compute(&node.name, op.as_ref(), &facts, &mut outs);
             }
             this.outputs.insert(id, outs);
             this.ops.insert(id, op.into());
@@ -190,7 +179,7 @@ impl Analysis {
     }
 
     /// Runs an op whose inputs are all small constants.
-    fn compute(&self, name: &str, op: &dyn Op, facts: &[Fact], outs: &mut Vec<Fact>) {
+    fn compute(name: &str, op: &dyn Op, facts: &[Fact], outs: &mut Vec<Fact>) {
         if facts.is_empty() {
             return;
         }
@@ -202,14 +191,7 @@ impl Analysis {
         if outs.iter().filter_map(Fact::full_shape).any(|s| s.elements() > elements + GROWTH) {
             return;
         }
-        let mut cx = Cx {
-            node: name,
-            resources: &Resources::default(),
-            state: &mut HashMap::new(),
-            depth: 0,
-            profile: None,
-        };
-        let Ok(values) = op.eval(&mut cx, Inputs(inputs)) else { return };
+        let Ok(values) = eval_alone(op, name, Inputs(inputs)) else { return };
         if values.iter().any(|v| v.as_tensor().is_none_or(|t| t.len() > elements + GROWTH)) {
             return;
         }
