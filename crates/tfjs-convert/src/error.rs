@@ -3,7 +3,7 @@ use std::{io, path::PathBuf};
 use tfjs_format::{DType, FormatError, Storage};
 use tfjs_graph::{GraphError, UnsupportedOp};
 
-use crate::{Warning, source::TextError};
+use crate::{Warning, keras::KerasError, source::TextError};
 
 /// What can go wrong in a conversion.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +116,15 @@ pub enum ConvertError {
         name: String,
         /// TensorFlow's name of the type.
         dtype: &'static str,
+    },
+    /// A Keras file is broken or refused.
+    #[error("cannot read the Keras file {}", path.display())]
+    Keras {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: KerasError,
     },
     /// A text-format file is malformed.
     #[error("cannot read the text of {}", path.display())]

@@ -12,6 +12,7 @@ mod convert;
 mod error;
 mod export;
 mod fnmatch;
+pub mod keras;
 mod model;
 mod options;
 mod passes;

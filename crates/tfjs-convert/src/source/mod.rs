@@ -22,6 +22,7 @@ mod text_format;
 
 pub use bundle::Bundle;
 pub use checkpoint_v1::CheckpointV1;
+pub(crate) use file::FileAt;
 pub use import::{Checkpoint, Imported, Lazy, Signature, Stored, TensorRef, Variables};
 pub(crate) use restore::node_name;
 pub use tensor::{RawData, RawTensor, TensorMeta, width};
