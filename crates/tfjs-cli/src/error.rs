@@ -4,6 +4,7 @@ use tfjs_convert::ConvertError;
 use tfjs_format::FormatError;
 use tfjs_graph::GraphError;
 use tfjs_kernels::KernelError;
+use tfjs_layers::LayersError;
 
 use crate::{image::ImageError, npy::NpyError};
 
@@ -14,6 +15,8 @@ pub(crate) enum CliError {
     Format(#[from] FormatError),
     #[error(transparent)]
     Graph(#[from] GraphError),
+    #[error(transparent)]
+    Layers(#[from] LayersError),
     #[error(transparent)]
     Convert(#[from] ConvertError),
     #[error("cannot start the threads")]

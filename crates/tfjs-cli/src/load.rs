@@ -1,12 +1,13 @@
 //! Models to run.
 
 use tfjs_format::io::LoadOptions;
-use tfjs_graph::{GraphModel, ModelOptions};
+use tfjs_graph::{GraphError, GraphModel, ModelOptions};
 use tfjs_kernels::Threads;
+use tfjs_layers::{LayersModel, LayersOptions};
 
 use crate::{CliError, args::ModelArgs, image::Normalise, inputs};
 
-/// The graph model that the arguments name.
+/// The model that the arguments name: a graph model, or a layers model as a graph.
 ///
 /// # Errors
 /// When it cannot be reached or is malformed.
@@ -18,7 +19,13 @@ pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
         ..LoadOptions::default()
     };
     let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
-    Ok(GraphModel::open_with(&args.model, &load, options)?)
+    match GraphModel::open_with(&args.model, &load, options) {
+        Err(GraphError::WrongKind { found: "a layers model", .. }) => {
+            let model = LayersModel::open_with(&args.model, &load, &LayersOptions::default())?;
+            Ok(model.into_graph_model()?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Runs `f` on as many threads as the arguments say.

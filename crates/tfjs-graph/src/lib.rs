@@ -6,6 +6,8 @@
 //! ```
 
 mod attrs;
+/// Writing graphs.
+pub mod builder;
 mod constant;
 mod error;
 mod exec;

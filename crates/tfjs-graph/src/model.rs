@@ -250,30 +250,17 @@ impl GraphModel {
                 Ok::<_, GraphError>(g)
             })
             .transpose()?;
-        let inputs: Vec<TensorInfo> = graph
-            .inputs
-            .iter()
-            .filter(|e| e.data_type != DataType::DtResource)
-            .map(|e| info_of(&graph, e))
-            .collect();
-        let outputs: Vec<TensorInfo> = graph.outputs.iter().map(|e| info_of(&graph, e)).collect();
         let aliases = structured_aliases(model, &graph);
         let this = GraphModel {
-            inputs,
-            outputs,
             aliases,
             vanished,
             signature,
             metadata: model.user_defined_metadata.clone(),
             generated_by: model.generated_by.clone(),
             converted_by: model.converted_by.clone(),
-            options,
             initialized: Mutex::new(initializer.is_none()),
             initializer,
-            resources: Resources::default(),
-            plans: Mutex::default(),
-            state: Mutex::default(),
-            graph,
+            ..GraphModel::from_graph(graph, options)
         };
         info!(
             nodes = this.graph.len(),
@@ -282,6 +269,28 @@ impl GraphModel {
             "graph model loaded"
         );
         Ok(this)
+    }
+
+    /// A model from a graph; its endpoints are the signature.
+    pub fn from_graph(graph: Graph, options: ModelOptions) -> GraphModel {
+        let visible = graph.inputs.iter().filter(|e| e.data_type != DataType::DtResource);
+        GraphModel {
+            inputs: visible.map(|e| info_of(&graph, e)).collect(),
+            outputs: graph.outputs.iter().map(|e| info_of(&graph, e)).collect(),
+            aliases: HashMap::new(),
+            vanished: Vec::new(),
+            signature: None,
+            metadata: None,
+            generated_by: None,
+            converted_by: None,
+            options,
+            initialized: Mutex::new(true),
+            initializer: None,
+            resources: Resources::default(),
+            plans: Mutex::default(),
+            state: Mutex::default(),
+            graph,
+        }
     }
 
     /// The inputs, in signature order.

@@ -1,17 +1,36 @@
-//! The topology of TensorFlow.js layers models: which layers a `model.json` holds and how they are joined.
+//! TensorFlow.js layers models: Keras layers that predict (and, in time, train) natively.
 //!
-//! ```
-//! use tfjs_layers::Topology;
-//!
-//! let json = serde_json::json!({"class_name": "Sequential", "config": {"name": "s", "layers": [
-//!     {"class_name": "Dense", "config": {"name": "d", "units": 3}}]}});
-//! let topology = Topology::from_json(&json)?;
-//! assert_eq!(topology.layers[0].class_name, "Dense");
-//! # Ok::<(), tfjs_layers::LayersError>(())
+//! ```text
+//! model.json, Keras config ──topology──▶ ModelConfig ──layers──▶ Network ──emit──▶ tfjs_graph::Graph ──▶ Plan
+//!  (any dialect)                         (one form)             (weights)         (ops)
 //! ```
 //!
-//! Building, running and training the layers is not part of this crate yet.
+//! A layer computes nothing itself: it declares weights ([`Layer::build`]) and writes graph nodes ([`Layer::call`]). So every
+//! kernel, fusion and pass of graph models serves layers models too, and a layers model becomes a graph model by writing
+//! that graph to a file.
 
-mod topology;
+mod activations;
+mod config;
+mod dialect;
+pub mod emit;
+mod error;
+mod initializers;
+mod layer;
+pub mod layers;
+mod matching;
+mod model;
+mod network;
+pub mod topology;
+pub mod weights;
 
-pub use topology::{LayerInfo, LayersError, ModelKind, Topology};
+pub use activations::Activation;
+pub use config::{Config, dtype_of, number};
+pub use dialect::Dialect;
+pub use emit::Emit;
+pub use error::LayersError;
+pub use initializers::Initializer;
+pub use layer::{Call, Constructor, Layer, LayerDef, Sym};
+pub use model::{LayersModel, LayersOptions};
+pub use network::{Network, Node, make};
+pub use topology::{LayerConfig, ModelConfig, ModelKind};
+pub use weights::{Params, Scope, StoredWeight, StoredWeights, Weight, WeightId};

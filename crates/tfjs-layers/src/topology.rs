@@ -1,16 +1,32 @@
-use serde_json::Value;
+//! What a model is made of, whichever dialect the file is written in.
+//!
+//! Keras 1, 2 and 3 and TF.js spell the same things differently: shapes of inputs, calls of layers, references to tensors,
+//! indices of nested models. [`ModelConfig::read`] brings all of them into one form, which the rest of the crate works on.
 
-/// A model as its layers, in the order of the file.
+mod read;
+pub(crate) use read::dialect_of;
+
+use serde_json::{Map, Value};
+
+use crate::Dialect;
+
+/// A model: layers and how they call each other. Sequential models are functional ones here, with an input layer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Topology {
+pub struct ModelConfig {
     /// Name of the model.
     pub name: String,
-    /// Sequential or functional.
+    /// Class in the file: `Sequential`, `Functional`, `Model`, or a subclass that saves itself as functional.
+    pub class_name: String,
+    /// How the file joins its layers.
     pub kind: ModelKind,
-    /// Its layers; those of nested models follow the layer that holds them, under `outer/inner` names.
-    pub layers: Vec<LayerInfo>,
-    /// Version of Keras that wrote the file, if it says so.
-    pub keras_version: Option<String>,
+    /// Layers in the order of the file.
+    pub layers: Vec<LayerConfig>,
+    /// What the model takes.
+    pub inputs: Structure,
+    /// What the model gives.
+    pub outputs: Structure,
+    /// Whether its weights are trained.
+    pub trainable: bool,
 }
 
 /// How a model joins its layers.
@@ -18,175 +34,140 @@ pub struct Topology {
 pub enum ModelKind {
     /// One after the other.
     Sequential,
-    /// By a graph of inbound nodes.
+    /// By a graph of calls.
     Functional,
 }
 
 /// A layer of a model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerInfo {
-    /// Its name, unique in its model.
+pub struct LayerConfig {
+    /// Unique in its model.
     pub name: String,
-    /// Keras class.
+    /// Keras class, such as `Dense`.
     pub class_name: String,
-    /// Names of the layers it takes its inputs from, each once; empty in sequential models.
-    pub inbound: Vec<String>,
+    /// Python module, where the file says it: tells the layer `Add` from the operation `Add`.
+    pub module: Option<String>,
+    /// `package>Class` of a class registered by the user.
+    pub registered_name: Option<String>,
     /// Its configuration as in the file.
-    pub config: Value,
+    pub config: Map<String, Value>,
+    /// Its calls within the model.
+    pub calls: Vec<CallConfig>,
+    /// The layer is itself a model.
+    pub model: Option<Box<ModelConfig>>,
+    /// The layer is not in the file: the input layer of a sequential model that gives only a shape.
+    pub implied: bool,
 }
 
-/// What is wrong with a topology.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LayersError {
-    /// A field is missing or has another type.
-    #[error("{place}: `{field}` is missing or not {expected}")]
-    Field {
-        /// Where in the topology.
-        place: String,
-        /// The field.
-        field: &'static str,
-        /// What it should be, in words.
-        expected: &'static str,
-    },
-    /// Models are nested too deep to be real.
-    #[error("models are nested more than {0} deep")]
-    TooDeep(usize),
+/// One call of a layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CallConfig {
+    /// Positional arguments.
+    pub args: Vec<Arg<TensorRef>>,
+    /// Keyword arguments.
+    pub kwargs: Vec<(String, Arg<TensorRef>)>,
 }
 
-const MAX_DEPTH: usize = 32;
-
-impl Topology {
-    /// Reads `modelTopology`: Python's form (`{model_config: …}`) or that of TF.js (`{class_name, config}`).
-    ///
-    /// # Errors
-    /// When classes, names or layers are missing.
-    pub fn from_json(topology: &Value) -> Result<Topology, LayersError> {
-        let model = topology.get("model_config").unwrap_or(topology);
-        let keras_version = topology.get("keras_version").and_then(Value::as_str).map(str::to_owned);
-        let mut layers = Vec::new();
-        let (name, kind) = read_model(model, "", 0, &mut layers)?;
-        Ok(Topology { name, kind, layers, keras_version })
-    }
+/// An argument of a call: a tensor, a constant, or a structure of them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg<T> {
+    /// A tensor.
+    Tensor(T),
+    /// A constant, as JSON.
+    Value(Value),
+    /// A list.
+    List(Vec<Arg<T>>),
+    /// A dictionary.
+    Dict(Vec<(String, Arg<T>)>),
 }
 
-fn text(value: &Value, field: &'static str, place: &str) -> Result<String, LayersError> {
-    value.get(field).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| LayersError::Field {
-        place: if place.is_empty() { "model".to_owned() } else { place.to_owned() },
-        field,
-        expected: "a string",
-    })
+/// An output of a call of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorRef {
+    /// Index of the layer in [`ModelConfig::layers`].
+    pub layer: usize,
+    /// Which of its calls.
+    pub call: usize,
+    /// Which output of the call.
+    pub tensor: usize,
 }
 
-fn read_model(
-    model: &Value,
-    prefix: &str,
-    depth: usize,
-    layers: &mut Vec<LayerInfo>,
-) -> Result<(String, ModelKind), LayersError> {
-    if depth > MAX_DEPTH {
-        return Err(LayersError::TooDeep(MAX_DEPTH));
-    }
-    let place = prefix.trim_end_matches('/');
-    let kind = match text(model, "class_name", place)?.as_str() {
-        "Sequential" => ModelKind::Sequential,
-        _ => ModelKind::Functional,
-    };
-    let config = &model["config"];
-    // Keras before 2.2.3 wrote a sequential model's config as the list itself.
-    let list = config.get("layers").unwrap_or(config).as_array().ok_or_else(|| LayersError::Field {
-        place: if place.is_empty() { "model".to_owned() } else { place.to_owned() },
-        field: "config.layers",
-        expected: "a list of layers",
-    })?;
-    for (i, layer) in list.iter().enumerate() {
-        let here = format!("{prefix}layer {i}");
-        let class_name = text(layer, "class_name", &here)?;
-        let config = layer.get("config").cloned().unwrap_or_default();
-        let name = match layer.get("name").and_then(Value::as_str) {
-            Some(name) => name.to_owned(),
-            None => text(&config, "name", &here)?,
-        };
-        let mut inbound = Vec::new();
-        collect_inbound(layer.get("inbound_nodes").unwrap_or(&Value::Null), &mut inbound, 0);
-        let full = format!("{prefix}{name}");
-        let nested = config.get("layers").is_some_and(Value::is_array);
-        layers.push(LayerInfo { name: full.clone(), class_name, inbound, config });
-        if nested {
-            read_model(layer, &format!("{full}/"), depth + 1, layers)?;
+/// Tensors in the structure that the model takes or gives them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Structure {
+    /// One tensor.
+    One(TensorRef),
+    /// A list.
+    List(Vec<Structure>),
+    /// By name.
+    Dict(Vec<(String, Structure)>),
+}
+
+impl Structure {
+    /// The tensors in order.
+    pub fn flat(&self) -> Vec<&TensorRef> {
+        match self {
+            Structure::One(t) => vec![t],
+            Structure::List(items) => items.iter().flat_map(Structure::flat).collect(),
+            Structure::Dict(items) => items.iter().flat_map(|(_, s)| s.flat()).collect(),
         }
     }
-    let name = config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok((name, kind))
 }
 
-/// Names of layers in `inbound_nodes`: `[name, node, tensor, kwargs]` lists at any depth, or Keras 3's
-/// `{class_name: "__keras_tensor__", config: {keras_history: [name, node, tensor]}}`.
-fn collect_inbound(value: &Value, names: &mut Vec<String>, depth: usize) {
-    if depth > MAX_DEPTH {
-        return;
+impl<T> Arg<T> {
+    /// The tensors in it, in order.
+    pub fn tensors(&self) -> Vec<&T> {
+        match self {
+            Arg::Tensor(t) => vec![t],
+            Arg::Value(_) => Vec::new(),
+            Arg::List(items) => items.iter().flat_map(Arg::tensors).collect(),
+            Arg::Dict(items) => items.iter().flat_map(|(_, a)| a.tensors()).collect(),
+        }
     }
-    match value {
-        Value::Array(items) => match items.as_slice() {
-            [Value::String(name), Value::Number(_), Value::Number(_), ..] => {
-                if !names.contains(name) {
-                    names.push(name.clone());
-                }
-                items[3..].iter().for_each(|v| collect_inbound(v, names, depth + 1));
+
+    /// The same with every tensor replaced.
+    ///
+    /// # Errors
+    /// The first of `f`.
+    pub fn map<U, E>(&self, f: &mut impl FnMut(&T) -> Result<U, E>) -> Result<Arg<U>, E> {
+        Ok(match self {
+            Arg::Tensor(t) => Arg::Tensor(f(t)?),
+            Arg::Value(v) => Arg::Value(v.clone()),
+            Arg::List(items) => Arg::List(items.iter().map(|a| a.map(f)).collect::<Result<_, E>>()?),
+            Arg::Dict(items) => {
+                Arg::Dict(items.iter().map(|(k, a)| Ok((k.clone(), a.map(f)?))).collect::<Result<_, E>>()?)
             }
-            items => items.iter().for_each(|v| collect_inbound(v, names, depth + 1)),
-        },
-        Value::Object(map) => map.values().for_each(|v| collect_inbound(v, names, depth + 1)),
-        _ => {}
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+impl CallConfig {
+    /// All tensors that the call takes, arguments first.
+    pub fn tensors(&self) -> Vec<&TensorRef> {
+        self.args.iter().chain(self.kwargs.iter().map(|(_, a)| a)).flat_map(Arg::tensors).collect()
+    }
+}
 
-    use super::{LayersError, ModelKind, Topology};
-
-    #[test]
-    fn a_functional_model_with_a_nested_one_lists_all_layers_and_where_they_come_from() {
-        let inner = json!({"class_name": "Sequential", "name": "inner",
-            "config": {"name": "inner", "layers": [{"class_name": "Dense", "config": {"name": "d"}}]},
-            "inbound_nodes": [[["x", 0, 0, {}]]]});
-        let add = json!({"class_name": "Add", "name": "add", "config": {"name": "add"},
-            "inbound_nodes": [[["x", 0, 0, {}], ["inner", 1, 0, {}]]]});
-        let x =
-            json!({"class_name": "InputLayer", "name": "x", "config": {"name": "x"}, "inbound_nodes": []});
-        let t = Topology::from_json(&json!({"keras_version": "2.15.0", "model_config":
-            {"class_name": "Functional", "config": {"name": "m", "layers": [x, inner, add]}}}))
-        .unwrap();
-        assert_eq!(
-            (t.name.as_str(), t.kind, t.keras_version.as_deref()),
-            ("m", ModelKind::Functional, Some("2.15.0"))
-        );
-        let names: Vec<_> = t.layers.iter().map(|l| l.name.as_str()).collect();
-        assert_eq!(names, ["x", "inner", "inner/d", "add"]);
-        assert_eq!(t.layers[3].inbound, ["x", "inner"]);
+impl LayerConfig {
+    /// A layer without calls.
+    pub fn new(class_name: &str, config: Map<String, Value>) -> LayerConfig {
+        LayerConfig {
+            name: config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            class_name: class_name.to_owned(),
+            module: None,
+            registered_name: None,
+            config,
+            calls: Vec::new(),
+            model: None,
+            implied: false,
+        }
     }
 
-    #[test]
-    fn keras_3_tensors_name_their_layer() {
-        let tensor = json!({"class_name": "__keras_tensor__", "config": {"shape": [null, 4], "keras_history": ["a", 0, 0]}});
-        let layer = json!({"class_name": "Dense", "name": "b", "config": {"name": "b"},
-            "inbound_nodes": [{"args": [tensor], "kwargs": {}}]});
-        let t = Topology::from_json(
-            &json!({"class_name": "Functional", "config": {"name": "m", "layers": [layer]}}),
-        )
-        .unwrap();
-        assert_eq!(t.layers[0].inbound, ["a"]);
-    }
-
-    #[test]
-    fn a_layer_without_a_class_is_an_error_that_says_which() {
-        let e =
-            Topology::from_json(&json!({"class_name": "Sequential", "config": {"layers": [{"config": {}}]}}));
-        assert_eq!(
-            e,
-            Err(LayersError::Field { place: "layer 0".into(), field: "class_name", expected: "a string" })
-        );
+    /// A layer inside another one's config (`layer`, `cell`, …): `{class_name, config, …}`. Has no calls.
+    ///
+    /// # Errors
+    /// When fields are missing.
+    pub fn nested(value: &Value, dialect: Dialect) -> Result<LayerConfig, crate::LayersError> {
+        read::layer(value, dialect, "inner layer", 1)
     }
 }

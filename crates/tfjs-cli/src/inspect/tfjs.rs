@@ -6,6 +6,7 @@ use tfjs_format::{
     io::{self, LoadOptions, ModelSource, ModelText},
 };
 use tfjs_graph::{Constant, Graph, GraphModel, ModelOptions, Registry, TensorInfo};
+use tfjs_layers::{LayersModel, LayersOptions, Network, StoredWeight, StoredWeights};
 
 use super::{LayerReport, Report, TensorReport};
 use crate::CliError;
@@ -33,7 +34,7 @@ pub(super) fn report(location: &str) -> Result<Report, CliError> {
     weights(&mut report, &model, source.as_ref());
     match &model.topology {
         Topology::Graph(_) => graph(&mut report, &model)?,
-        Topology::Layers(topology) => layers(&mut report, topology, &model),
+        Topology::Layers(topology) => layers(&mut report, topology, &model)?,
         Topology::None => {
             report.problems.push("there is nothing to run: the file lists weights only".to_owned())
         }
@@ -127,60 +128,59 @@ fn tensor(info: &TensorInfo) -> TensorReport {
     }
 }
 
-fn layers(report: &mut Report, json: &Value, model: &ModelJson) {
-    let topology = match tfjs_layers::Topology::from_json(json) {
-        Ok(topology) => topology,
-        Err(e) => return report.problems.push(format!("the layers cannot be read: {e}")),
+fn layers(report: &mut Report, json: &Value, model: &ModelJson) -> Result<(), CliError> {
+    let specs = || model.weights_manifest.iter().flat_map(|g| &g.weights);
+    // The values themselves do not matter here.
+    let unread = |spec: &WeightSpec| StoredWeight {
+        name: spec.name.clone(),
+        value: Constant::deferred(spec.runtime_dtype().to_proto(), &spec.shape[..], || {
+            Err("weights are not read".into())
+        }),
+    };
+    let weights =
+        StoredWeights::ByName(specs().filter(|s| !s.extra.contains_key("group")).map(unread).collect());
+    let model = match LayersModel::new(
+        json,
+        &weights,
+        &LayersOptions { strict: false, ..LayersOptions::default() },
+    ) {
+        Ok(model) => model,
+        Err(e) => {
+            report.problems.push(format!("the layers cannot be read: {}", chain(&e)));
+            return Ok(());
+        }
     };
     report.generated_by =
-        report.generated_by.take().or_else(|| Some(format!("keras v{}", topology.keras_version.as_ref()?)));
-    let specs = || model.weights_manifest.iter().flat_map(|g| &g.weights);
-    for layer in &topology.layers {
-        // Weights of nested models go by the inner layer's name.
-        let short = layer.name.rsplit('/').next().unwrap_or(&layer.name);
-        let own = |spec: &&WeightSpec| {
-            [layer.name.as_str(), short]
-                .iter()
-                .any(|name| spec.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
-        };
-        let parameters = specs().filter(own).map(elements).fold(0, u64::saturating_add);
-        report.layers.push(LayerReport {
-            name: layer.name.clone(),
-            class_name: layer.class_name.clone(),
-            parameters,
-        });
-    }
-    layers_endpoints(report, json, &topology.layers);
-    report.problems.push("layers models cannot be run yet".to_owned());
+        report.generated_by.take().or_else(|| Some(format!("keras v{}", model.keras_version.as_ref()?)));
+    network(report, model.network(), &model, "");
+    let graph = model.compiled()?;
+    report.inputs = graph.inputs().iter().map(tensor).collect();
+    report.outputs = graph.outputs().iter().map(tensor).collect();
+    Ok(())
 }
 
-/// Layers that declare the shape of a batch are inputs; the file names the outputs, or the last layer is the only one.
-fn layers_endpoints(report: &mut Report, json: &Value, layers: &[tfjs_layers::LayerInfo]) {
-    // Python writes snake case, TF.js camel case, Keras 3 another name again.
-    let field = |config: &Value, names: &[&str]| names.iter().find_map(|name| config.get(*name)).cloned();
-    let entry = |layer: &tfjs_layers::LayerInfo, shape: Option<&Value>| TensorReport {
-        name: layer.name.clone(),
-        tensor: layer.name.clone(),
-        dtype: layer.config.get("dtype").and_then(Value::as_str).map(str::to_owned),
-        shape: shape
-            .and_then(Value::as_array)
-            .map(|dims| dims.iter().map(|d| d.as_u64().and_then(|d| usize::try_from(d).ok())).collect()),
-    };
-    for layer in layers {
-        let shape = field(&layer.config, &["batch_input_shape", "batchInputShape", "batch_shape"]);
-        if shape.is_some() && layer.inbound.is_empty() {
-            report.inputs.push(entry(layer, shape.as_ref()));
+/// The layers of a model, those of models inside after the layer that holds them.
+fn network(report: &mut Report, network: &Network, model: &LayersModel, prefix: &str) {
+    for (config, node) in network.config.layers.iter().zip(&network.nodes).filter(|(c, _)| !c.implied) {
+        let name = format!("{prefix}{}", config.name);
+        report.layers.push(LayerReport {
+            name: name.clone(),
+            class_name: config.class_name.clone(),
+            parameters: model.parameters(node) as u64,
+        });
+        if let Some(inner) = node.layer.network() {
+            self::network(report, inner, model, &format!("{name}/"));
         }
     }
-    let model = json.get("model_config").unwrap_or(json);
-    let outputs = model.get("config").and_then(|config| field(config, &["output_layers", "outputLayers"]));
-    let named: Vec<&str> = match &outputs {
-        Some(Value::Array(all)) => {
-            all.iter().filter_map(|output| output.get(0).unwrap_or(output).as_str()).collect()
-        }
-        _ => layers.last().map(|layer| layer.name.as_str()).into_iter().collect(),
-    };
-    for name in named {
-        report.outputs.extend(layers.iter().filter(|l| l.name == name).map(|l| entry(l, None)));
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        text += &format!(": {e}");
+        source = e.source();
     }
+    text
 }

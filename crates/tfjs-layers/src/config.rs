@@ -1,0 +1,328 @@
+use std::{cell::RefCell, collections::HashSet};
+
+use serde_json::{Map, Value};
+use tfjs_kernels::DType;
+
+use crate::{Activation, Dialect, Initializer, LayersError};
+
+/// Reads a layer's configuration. It remembers which keys were asked for, so that those that nobody knows can be
+/// reported instead of being ignored.
+#[derive(Debug)]
+pub struct Config<'a> {
+    map: &'a Map<String, Value>,
+    /// Whose defaults apply.
+    pub dialect: Dialect,
+    used: RefCell<HashSet<String>>,
+}
+
+type Result<T> = std::result::Result<T, LayersError>;
+
+/// Keys that say nothing about what a layer computes.
+const COMMON: &[&str] = &[
+    "name",
+    "trainable",
+    "dtype",
+    "batch_input_shape",
+    "batch_shape",
+    "input_shape",
+    "module",
+    "registered_name",
+    "build_config",
+    "shared_object_id",
+    "dynamic",
+    "quantization_config",
+    "input_dtype",
+    "autocast",
+];
+
+impl<'a> Config<'a> {
+    /// A reader over a config object.
+    pub fn new(map: &'a Map<String, Value>, dialect: Dialect) -> Config<'a> {
+        Config { map, dialect, used: RefCell::default() }
+    }
+
+    /// The value of a key; `None` when it is missing or null.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.used.borrow_mut().insert(key.to_owned());
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// Whether the key is there, be it null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Marks keys as known whose value does not matter here.
+    pub fn known(&self, keys: &[&str]) {
+        self.used.borrow_mut().extend(keys.iter().map(|k| (*k).to_owned()));
+    }
+
+    /// Keys that nobody asked for.
+    pub fn unknown(&self) -> Vec<String> {
+        let used = self.used.borrow();
+        let known = |k: &str| used.contains(k) || COMMON.contains(&k);
+        self.map.keys().filter(|k| !known(k)).cloned().collect()
+    }
+
+    /// An error about a key.
+    pub fn wrong(&self, key: &str, expected: impl Into<String>) -> LayersError {
+        let value = self.map.get(key).map_or("missing".to_owned(), short);
+        LayersError::Config { key: key.to_owned(), value, expected: expected.into() }
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(Value::Number(n)) if n.as_i64().is_some_and(|n| n == 0 || n == 1) => {
+                Ok(n.as_i64() == Some(1))
+            }
+            Some(_) => Err(self.wrong(key, "true or false")),
+        }
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn f64_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.opt_f64(key)?.unwrap_or(default))
+    }
+
+    /// A number, as the layer computes with it.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
+        Ok(self.opt_f64(key)?.map_or(default, |x| x as f32))
+    }
+
+    /// A number, if given. TF.js writes some as `{type: "ndarray", value}`.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn opt_f64(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|v| number(v).ok_or_else(|| self.wrong(key, "a number"))).transpose()
+    }
+
+    /// An integer.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn int_or(&self, key: &str, default: i64) -> Result<i64> {
+        Ok(self.opt_int(key)?.unwrap_or(default))
+    }
+
+    /// An integer, if given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn opt_int(&self, key: &str) -> Result<Option<i64>> {
+        self.get(key).map(|v| int(v).ok_or_else(|| self.wrong(key, "an integer"))).transpose()
+    }
+
+    /// A size: an integer of at least 0.
+    ///
+    /// # Errors
+    /// When it is missing or something else.
+    pub fn usize(&self, key: &str) -> Result<usize> {
+        self.opt_usize(key)?.ok_or_else(|| self.wrong(key, "a size"))
+    }
+
+    /// A size, if given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn opt_usize(&self, key: &str) -> Result<Option<usize>> {
+        let size = |v| int(v).and_then(|n| usize::try_from(n).ok());
+        self.get(key).map(|v| size(v).ok_or_else(|| self.wrong(key, "a size"))).transpose()
+    }
+
+    /// A size.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn usize_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.opt_usize(key)?.unwrap_or(default))
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn str_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
+        Ok(self.opt_str(key)?.unwrap_or(default))
+    }
+
+    /// A string, if given.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn opt_str(&self, key: &str) -> Result<Option<&'a str>> {
+        self.get(key).map(|v| v.as_str().ok_or_else(|| self.wrong(key, "a string"))).transpose()
+    }
+
+    /// One of several words; the index of it is returned.
+    ///
+    /// # Errors
+    /// When it is none of them.
+    pub fn one_of(&self, key: &str, words: &[&'static str], default: &'static str) -> Result<&'static str> {
+        let word = self.str_or(key, default)?;
+        words
+            .iter()
+            .find(|w| w.eq_ignore_ascii_case(word))
+            .copied()
+            .ok_or_else(|| self.wrong(key, format!("one of {}", words.join(", "))))
+    }
+
+    /// An integer or a list of integers.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn opt_ints(&self, key: &str) -> Result<Option<Vec<i64>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let list = match value {
+            Value::Array(items) => items.iter().map(int).collect(),
+            other => int(other).map(|n| vec![n]),
+        };
+        list.map(Some).ok_or_else(|| self.wrong(key, "an integer or a list of integers"))
+    }
+
+    /// Sizes along `rank` axes: a single number stands for all of them.
+    ///
+    /// # Errors
+    /// When it is missing, something else, or of another length.
+    pub fn sizes(&self, key: &str, rank: usize) -> Result<Vec<usize>> {
+        let wrong = || self.wrong(key, format!("a size or {rank} of them"));
+        let list = self.opt_ints(key)?.ok_or_else(wrong)?;
+        let list: Vec<usize> =
+            list.into_iter().map(|n| usize::try_from(n).map_err(|_| wrong())).collect::<Result<_>>()?;
+        match (self.get(key), list.as_slice()) {
+            (Some(Value::Array(_)), _) if list.len() == rank => Ok(list),
+            (_, [one]) => Ok(vec![*one; rank]),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// Sizes along `rank` axes, or `default` for each.
+    ///
+    /// # Errors
+    /// When it is something else, or of another length.
+    pub fn sizes_or(&self, key: &str, rank: usize, default: usize) -> Result<Vec<usize>> {
+        if self.get(key).is_none() { Ok(vec![default; rank]) } else { self.sizes(key, rank) }
+    }
+
+    /// A list of numbers, which Keras also nests or writes as one number.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn opt_floats(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        fn flat(value: &Value, out: &mut Vec<f64>) -> Option<()> {
+            match value {
+                Value::Array(items) => items.iter().try_for_each(|v| flat(v, out)),
+                other => {
+                    out.push(number(other)?);
+                    Some(())
+                }
+            }
+        }
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let mut out = Vec::new();
+        flat(value, &mut out).ok_or_else(|| self.wrong(key, "numbers"))?;
+        Ok(Some(out))
+    }
+
+    /// An activation function; `default` when the key is missing, linear when it is null.
+    ///
+    /// # Errors
+    /// When it is not known.
+    pub fn activation(&self, key: &str, default: &str) -> Result<Activation> {
+        self.used.borrow_mut().insert(key.to_owned());
+        match self.map.get(key) {
+            None => Activation::parse(&Value::from(default), self.dialect),
+            Some(value) => Activation::parse(value, self.dialect),
+        }
+    }
+
+    /// An initializer, `default` if not given. Regularizers and constraints of the same weight, which have no effect
+    /// on predictions, become known keys.
+    ///
+    /// # Errors
+    /// When it is not known.
+    pub fn initializer(&self, weight: &str, default: &str) -> Result<Initializer> {
+        self.known(&[&format!("{weight}_regularizer"), &format!("{weight}_constraint")]);
+        match self.get(&format!("{weight}_initializer")) {
+            None => Initializer::parse(&Value::from(default)),
+            Some(value) => Initializer::parse(value),
+        }
+    }
+
+    /// Whether channels come last; `channels_first` says no. Absent or null means yes.
+    ///
+    /// # Errors
+    /// When it is another word.
+    pub fn channels_last(&self) -> Result<bool> {
+        Ok(self.one_of("data_format", &["channels_last", "channels_first"], "channels_last")?
+            == "channels_last")
+    }
+
+    /// The type that the layer computes with: `dtype` as a string or a policy of any version. Mixed precision computes
+    /// in float32 here.
+    pub fn dtype(&self) -> Option<DType> {
+        dtype_of(self.map.get("dtype")?)
+    }
+}
+
+/// A type from a name or a policy (`{class_name: "DTypePolicy", config: {name: …}}`). Types that do not run are those
+/// they are read as: float16, bfloat16 and float64 are float32, int64 and smaller integers are int32.
+pub fn dtype_of(value: &Value) -> Option<DType> {
+    let name = match value {
+        Value::String(name) => name.as_str(),
+        other => other.pointer("/config/name")?.as_str()?,
+    };
+    Some(match name {
+        "float32" | "float16" | "bfloat16" | "float64" | "mixed_float16" | "mixed_bfloat16" | "floatx" => {
+            DType::Float32
+        }
+        "int32" | "int64" | "uint8" | "int8" | "uint16" | "int16" | "uint32" | "uint64" => DType::Int32,
+        "bool" => DType::Bool,
+        "string" => DType::String,
+        "complex64" => DType::Complex64,
+        _ => return None,
+    })
+}
+
+/// A number, also in the spellings `{type: "ndarray", value}` of TF.js and `{class_name: "__numpy__", config: {value}}`
+/// of Keras 3, or as the words JSON lacks.
+pub fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(n) => n.as_f64(),
+        Value::String(s) => match s.as_str() {
+            "NaN" | "nan" => Some(f64::NAN),
+            "Infinity" | "inf" => Some(f64::INFINITY),
+            "-Infinity" | "-inf" => Some(f64::NEG_INFINITY),
+            _ => None,
+        },
+        Value::Object(o) => number(o.get("value").or_else(|| o.get("config")?.get("value"))?),
+        Value::Array(items) if items.len() == 1 => number(&items[0]),
+        _ => None,
+    }
+}
+
+fn int(value: &Value) -> Option<i64> {
+    let x = number(value)?;
+    (x.fract() == 0.0 && x.abs() < 2f64.powi(53)).then_some(x as i64)
+}
+
+/// JSON short enough for a message.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

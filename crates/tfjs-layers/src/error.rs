@@ -1,0 +1,174 @@
+use tfjs_format::FormatError;
+use tfjs_graph::{GraphError, LoadError};
+use tfjs_kernels::KernelError;
+
+/// What can go wrong between a layers model on disk and its predictions.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayersError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The emitted graph does not fit together.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A value cannot be computed or has another type.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A field of the topology is missing or has another type.
+    #[error("{place}: `{field}` is missing or not {expected}")]
+    Field {
+        /// Where in the topology.
+        place: String,
+        /// The field.
+        field: String,
+        /// What it should be, in words.
+        expected: &'static str,
+    },
+    /// Models are nested too deep to be real.
+    #[error("models are nested more than {0} deep")]
+    TooDeep(usize),
+    /// The cause lies in one layer.
+    #[error("layer `{layer}` ({class})")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// Keras class.
+        class: String,
+        /// What is wrong.
+        #[source]
+        source: Box<LayersError>,
+    },
+    /// There is no layer of this class.
+    #[error("class `{class}` is not known{hint}")]
+    UnknownClass {
+        /// Keras class.
+        class: String,
+        /// What to do, if known.
+        hint: String,
+    },
+    /// The layer holds foreign code, which is never run.
+    #[error("class `{class}` holds {what}, which cannot be converted; {remedy}")]
+    ForeignCode {
+        /// Keras class.
+        class: String,
+        /// What it holds, such as "Python bytecode".
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// An option of the layer has a value that it cannot have.
+    #[error("`{key}` is {value}, expected {expected}")]
+    Config {
+        /// Key in the layer's config.
+        key: String,
+        /// Its value as JSON.
+        value: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// The inputs do not fit the layer.
+    #[error("{0}")]
+    Inputs(
+        /// What does not fit, with shapes.
+        String,
+    ),
+    /// An argument of a call cannot be used.
+    #[error("argument `{argument}`: {problem}")]
+    Argument {
+        /// Name of the argument.
+        argument: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Layers whose inputs come from nowhere, or from themselves.
+    #[error("layers cannot be connected: {}; their inputs are missing or form a cycle", .layers.join(", "))]
+    Disconnected {
+        /// Names of the layers.
+        layers: Vec<String>,
+    },
+    /// A reference to a layer that does not exist.
+    #[error("{place} refers to `{layer}`, call {call}, output {tensor}, which does not exist")]
+    Dangling {
+        /// Where.
+        place: String,
+        /// The layer it names.
+        layer: String,
+        /// Index of the call.
+        call: usize,
+        /// Index of the output.
+        tensor: usize,
+    },
+    /// Two layers of a model share a name.
+    #[error("two layers are named `{0}`")]
+    DuplicateLayer(
+        /// The name.
+        String,
+    ),
+    /// The file lacks weights that layers need.
+    #[error("{} not in the file: {}", if .names.len() == 1 { "a weight is" } else { "weights are" }, .names.join(", "))]
+    MissingWeights {
+        /// Names of the weights.
+        names: Vec<String>,
+    },
+    /// The file holds weights that no layer has.
+    #[error("the file holds weights that no layer takes: {}; loading with `strict` off leaves them out", .names.join(", "))]
+    UnexpectedWeights {
+        /// Names of the weights.
+        names: Vec<String>,
+    },
+    /// A weight has another shape than its layer needs.
+    #[error("weight `{weight}` has shape {got:?}, the layer needs {expected:?}")]
+    WeightShape {
+        /// Its name.
+        weight: String,
+        /// Shape in the file.
+        got: Vec<usize>,
+        /// Shape that the layer declares.
+        expected: Vec<usize>,
+    },
+    /// A weight cannot be read.
+    #[error("weight `{weight}` cannot be read")]
+    WeightValue {
+        /// Its name.
+        weight: String,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
+    /// The file holds another kind of model.
+    #[error("{name} holds {found}, expected a layers model{hint}")]
+    WrongKind {
+        /// The file.
+        name: String,
+        /// What it holds.
+        found: &'static str,
+        /// What to do instead, if known.
+        hint: &'static str,
+    },
+    /// There is no layer or weight of this name.
+    #[error("no {what} is named `{name}`")]
+    NotFound {
+        /// "layer", "weight", "input".
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+}
+
+impl LayersError {
+    /// Says in which layer the error lies; an error that says so already keeps its place.
+    #[must_use]
+    pub fn in_layer(self, layer: &str, class: &str) -> LayersError {
+        match self {
+            LayersError::Layer { layer: inner, class, source } => {
+                LayersError::Layer { layer: format!("{layer}/{inner}"), class, source }
+            }
+            other => LayersError::Layer {
+                layer: layer.to_owned(),
+                class: class.to_owned(),
+                source: Box::new(other),
+            },
+        }
+    }
+}

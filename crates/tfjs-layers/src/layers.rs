@@ -1,0 +1,83 @@
+//! Every Keras layer: one file per family, one row per class.
+
+mod activation;
+mod attention;
+mod convolution;
+mod core;
+mod image;
+mod merging;
+mod normalization;
+mod operation;
+mod pooling;
+mod preprocessing;
+mod recurrent;
+mod reshaping;
+mod spectral;
+mod wrapper;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::{Config, Dialect, Layer, LayersError, layer::LayerDef, topology::LayerConfig};
+
+/// The families and their rows.
+pub fn families() -> impl Iterator<Item = (&'static str, &'static [LayerDef])> {
+    [
+        ("core", core::LAYERS),
+        ("activation", activation::LAYERS),
+        ("merging", merging::LAYERS),
+        ("attention", attention::LAYERS),
+        ("convolution", convolution::LAYERS),
+        ("pooling", pooling::LAYERS),
+        ("normalization", normalization::LAYERS),
+        ("reshaping", reshaping::LAYERS),
+        ("recurrent", recurrent::LAYERS),
+        ("wrapper", wrapper::LAYERS),
+        ("preprocessing", preprocessing::LAYERS),
+        ("image", image::LAYERS),
+        ("spectral", spectral::LAYERS),
+        ("operation", operation::LAYERS),
+    ]
+    .into_iter()
+}
+
+static LAYERS: LazyLock<HashMap<&'static str, LayerDef>> =
+    LazyLock::new(|| families().flat_map(|(_, rows)| rows).map(|d| (d.class, *d)).collect());
+
+/// Makes a layer of the table.
+///
+/// # Errors
+/// When the class is not known, or its config is wrong.
+pub(crate) fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Layer>, LayersError> {
+    let class = config.class_name.as_str();
+    if let Some(what) = foreign_code(class) {
+        return Err(LayersError::ForeignCode {
+            class: class.to_owned(),
+            what,
+            remedy: "replace it by layers of Keras that do the same, or export the model as a SavedModel and convert that",
+        });
+    }
+    let row = LAYERS.get(class).ok_or_else(|| LayersError::UnknownClass {
+        class: config.registered_name.clone().unwrap_or_else(|| class.to_owned()),
+        hint: "; a class of your own is code that the file does not hold: export the model as a SavedModel and convert that"
+            .to_owned(),
+    })?;
+    let reader = Config::new(&config.config, dialect);
+    let layer = (row.new)(&reader)?;
+    let unknown = reader.unknown();
+    if !unknown.is_empty() {
+        tracing::warn!(layer = config.name, class, keys = ?unknown, "options of this layer are not known and have no effect");
+    }
+    Ok(layer)
+}
+
+/// What a layer that wraps code from elsewhere holds.
+fn foreign_code(class: &str) -> Option<&'static str> {
+    Some(match class {
+        "Lambda" => "Python code",
+        "TFSMLayer" => "a reference to a SavedModel elsewhere",
+        "JaxLayer" | "FlaxLayer" => "a JAX function",
+        "TorchModuleWrapper" => "a PyTorch module",
+        _ => return None,
+    })
+}

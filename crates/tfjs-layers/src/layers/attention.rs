@@ -1,0 +1,5 @@
+//! Attention, MultiHeadAttention and their kin.
+
+use crate::LayerDef;
+
+pub(super) const LAYERS: &[LayerDef] = &[];

@@ -1,0 +1,5 @@
+//! BatchNormalization, LayerNormalization and their kin.
+
+use crate::LayerDef;
+
+pub(super) const LAYERS: &[LayerDef] = &[];

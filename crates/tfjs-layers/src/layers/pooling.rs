@@ -1,0 +1,5 @@
+//! Pooling: windows, global, adaptive.
+
+use crate::LayerDef;
+
+pub(super) const LAYERS: &[LayerDef] = &[];

@@ -1,0 +1,5 @@
+//! Padding, cropping, upsampling, permuting, repeating.
+
+use crate::LayerDef;
+
+pub(super) const LAYERS: &[LayerDef] = &[];

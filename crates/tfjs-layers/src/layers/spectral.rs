@@ -1,0 +1,5 @@
+//! Spectrograms.
+
+use crate::LayerDef;
+
+pub(super) const LAYERS: &[LayerDef] = &[];

@@ -1,0 +1,253 @@
+use std::collections::HashMap;
+
+use serde_json::Value;
+use tfjs_graph::Fact;
+use tfjs_kernels::DType;
+
+use crate::{
+    Call, Dialect, Emit, Layer, LayersError, Sym,
+    config::dtype_of,
+    layers,
+    topology::{Arg, LayerConfig, ModelConfig, TensorRef},
+    weights::{Scope, WeightId},
+};
+
+/// A model as a layer: its layers, connected. The root of a [`crate::LayersModel`] is one, and so is every model inside.
+#[derive(Debug)]
+pub struct Network {
+    /// What the file says.
+    pub config: ModelConfig,
+    /// As `config.layers`.
+    pub nodes: Vec<Node>,
+    /// Calls in an order in which inputs come first: (layer, call).
+    order: Vec<(usize, usize)>,
+}
+
+/// A layer in a network.
+#[derive(Debug)]
+pub struct Node {
+    /// What it does.
+    pub layer: Box<dyn Layer>,
+    /// Its weights; those of models inside included.
+    pub weights: std::ops::Range<usize>,
+    /// What is known of the outputs of its first call; empty before it is built.
+    pub outputs: Vec<Fact>,
+    built: bool,
+}
+
+type Result<T> = std::result::Result<T, LayersError>;
+
+impl Network {
+    /// Makes the layers of a model and finds an order for their calls.
+    ///
+    /// # Errors
+    /// When a class is not known, a config is wrong, or calls cannot be ordered.
+    pub fn new(config: ModelConfig, dialect: Dialect) -> Result<Network> {
+        let node = |l: &LayerConfig| {
+            let layer = make(l, dialect).map_err(|e| e.in_layer(&l.name, &l.class_name))?;
+            Ok(Node { layer, weights: 0..0, outputs: Vec::new(), built: false })
+        };
+        let nodes = config.layers.iter().map(node).collect::<Result<_>>()?;
+        let order = order(&config)?;
+        Ok(Network { config, nodes, order })
+    }
+
+    /// Type and shape of each input, as the model's input layers declare them.
+    ///
+    /// # Errors
+    /// When an input has no shape.
+    pub fn input_facts(&self) -> Result<Vec<Fact>> {
+        self.config.inputs.flat().into_iter().map(|t| input_fact(&self.config.layers[t.layer])).collect()
+    }
+
+    /// Names of the inputs: those of their layers.
+    pub fn input_names(&self) -> Vec<String> {
+        self.config.inputs.flat().into_iter().map(|t| self.config.layers[t.layer].name.clone()).collect()
+    }
+
+    /// Writes the whole network. Layers that are not built yet are, if `scope` is given.
+    fn walk(&mut self, g: &mut Emit, scope: &mut Scope<'_>, inputs: &[Sym]) -> Result<Vec<Sym>> {
+        let mut values = self.feed(inputs);
+        for (layer, call) in self.order.clone() {
+            let config = &self.config.layers[layer];
+            if values.contains_key(&(layer, call)) {
+                self.nodes[layer].built = true;
+                continue;
+            }
+            let arguments = resolve(config, call, &values)?;
+            let node = &mut self.nodes[layer];
+            let located = |e: LayersError| e.in_layer(&config.name, &config.class_name);
+            if !node.built {
+                let facts: Vec<Fact> = arguments.inputs.iter().map(|s| g.fact(s.port).clone()).collect();
+                let trainable = config.config.get("trainable").and_then(Value::as_bool).unwrap_or(true);
+                let first = scope.count();
+                scope
+                    .enter_layer(&config.name, trainable, |s| node.layer.build(s, &facts))
+                    .map_err(located)?;
+                node.weights = first..scope.count();
+                node.built = true;
+            }
+            g.set_params(scope.params());
+            let outputs = g.scoped(&config.name, |g| node.layer.call(g, &arguments)).map_err(located)?;
+            if node.outputs.is_empty() {
+                node.outputs = outputs.iter().map(|s| g.fact(s.port).without_value()).collect();
+            }
+            values.insert((layer, call), outputs);
+        }
+        self.results(&values)
+    }
+
+    fn feed(&self, inputs: &[Sym]) -> Values {
+        let feeds = self.config.inputs.flat();
+        feeds.into_iter().zip(inputs).map(|(t, s)| ((t.layer, t.call), vec![*s])).collect()
+    }
+
+    fn results(&self, values: &Values) -> Result<Vec<Sym>> {
+        self.config
+            .outputs
+            .flat()
+            .into_iter()
+            .map(|t| lookup(values, t, &self.config, "the model's outputs"))
+            .collect()
+    }
+}
+
+impl Layer for Network {
+    fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
+        let mut g = Emit::new(scope.params().clone(), scope.dialect);
+        let declared = self.input_facts()?;
+        let mut syms = Vec::new();
+        for (i, declared) in declared.iter().enumerate() {
+            // What is given may be known better than what the model declares.
+            let given = inputs.get(i).filter(|f| f.rank() == declared.rank());
+            let shape = given.and_then(|f| f.shape.clone()).or_else(|| declared.shape.clone());
+            let dtype = given.and_then(|f| f.dtype).or(declared.dtype).unwrap_or(DType::Float32);
+            let port = g.builder().placeholder(&format!("input_{i}"), dtype, &shape.unwrap_or_default());
+            syms.push(Sym::from(port));
+        }
+        self.walk(&mut g, scope, &syms)?;
+        Ok(())
+    }
+
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        let wanted = self.config.inputs.flat().len();
+        if call.inputs.len() != wanted {
+            let given = call.inputs.len();
+            return Err(LayersError::Inputs(format!("the model takes {wanted} inputs, {given} were given")));
+        }
+        let mut values = self.feed(&call.inputs);
+        for &(layer, call) in &self.order {
+            if values.contains_key(&(layer, call)) {
+                continue;
+            }
+            let config = &self.config.layers[layer];
+            let arguments = resolve(config, call, &values)?;
+            let outputs = g
+                .scoped(&config.name, |g| self.nodes[layer].layer.call(g, &arguments))
+                .map_err(|e| e.in_layer(&config.name, &config.class_name))?;
+            values.insert((layer, call), outputs);
+        }
+        self.results(&values)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        Some(self)
+    }
+}
+
+type Values = HashMap<(usize, usize), Vec<Sym>>;
+
+/// Makes a layer: a model, or a class of the table.
+///
+/// # Errors
+/// When the class is not known, or its config is wrong.
+pub fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Layer>> {
+    if let Some(model) = &config.model {
+        return Ok(Box::new(Network::new((**model).clone(), dialect)?));
+    }
+    layers::make(config, dialect)
+}
+
+fn lookup(values: &Values, t: &TensorRef, model: &ModelConfig, place: &str) -> Result<Sym> {
+    let outputs = values.get(&(t.layer, t.call));
+    outputs.and_then(|o| o.get(t.tensor)).copied().ok_or_else(|| LayersError::Dangling {
+        place: place.to_owned(),
+        layer: model.layers[t.layer].name.clone(),
+        call: t.call,
+        tensor: t.tensor,
+    })
+}
+
+fn resolve(config: &LayerConfig, call: usize, values: &Values) -> Result<Call> {
+    let mut find = |t: &TensorRef| {
+        let outputs = values.get(&(t.layer, t.call));
+        outputs.and_then(|o| o.get(t.tensor)).copied().ok_or_else(|| LayersError::Dangling {
+            place: format!("layer `{}`", config.name),
+            layer: format!("#{}", t.layer),
+            call: t.call,
+            tensor: t.tensor,
+        })
+    };
+    let call = &config.calls[call];
+    let args: Vec<Arg<Sym>> = call.args.iter().map(|a| a.map(&mut find)).collect::<Result<_>>()?;
+    let kwargs =
+        call.kwargs.iter().map(|(k, a)| Ok((k.clone(), a.map(&mut find)?))).collect::<Result<_>>()?;
+    let inputs = args.iter().flat_map(|a| a.tensors().into_iter().copied()).collect();
+    Ok(Call { inputs, args, kwargs })
+}
+
+/// An order of all calls in which inputs come first.
+fn order(model: &ModelConfig) -> Result<Vec<(usize, usize)>> {
+    let mut done = std::collections::HashSet::new();
+    let mut order = Vec::new();
+    let mut waiting: Vec<(usize, usize)> = Vec::new();
+    for (layer, l) in model.layers.iter().enumerate() {
+        waiting.extend((0..l.calls.len()).map(|call| (layer, call)));
+    }
+    // Usually layers are stored in order, and one sweep is enough.
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        waiting.retain(|&(layer, call)| {
+            let ready =
+                model.layers[layer].calls[call].tensors().iter().all(|t| done.contains(&(t.layer, t.call)));
+            if ready {
+                done.insert((layer, call));
+                order.push((layer, call));
+            }
+            !ready
+        });
+        if waiting.len() == before {
+            let layers = waiting.iter().map(|&(l, _)| model.layers[l].name.clone()).collect();
+            return Err(LayersError::Disconnected { layers });
+        }
+    }
+    Ok(order)
+}
+
+/// Type and shape that an input layer declares.
+pub(crate) fn input_fact(layer: &LayerConfig) -> Result<Fact> {
+    let config = &layer.config;
+    let given = |key: &str| config.get(key).filter(|v| v.is_array());
+    let batch = given("batch_input_shape").or_else(|| given("batch_shape"));
+    let (mut dims, shape) = match batch {
+        Some(shape) => (Vec::new(), shape),
+        None => {
+            let shape = given("input_shape").ok_or_else(|| LayersError::Field {
+                place: format!("layer `{}`", layer.name),
+                field: "batch_input_shape".to_owned(),
+                expected: "a list of sizes",
+            })?;
+            (vec![config.get("batch_size").and_then(Value::as_u64).map(|n| n as usize)], shape)
+        }
+    };
+    dims.extend(shape.as_array().into_iter().flatten().map(|d| d.as_u64().map(|n| n as usize)));
+    let dtype = config.get("dtype").and_then(dtype_of).unwrap_or(DType::Float32);
+    Ok(Fact::new(dtype, dims))
+}
+
+impl Network {
+    /// All weights of the network, by the layers that own them, in the order of the layers in the file.
+    pub fn weight_ids(&self) -> impl Iterator<Item = (usize, WeightId)> {
+        self.nodes.iter().enumerate().flat_map(|(i, n)| n.weights.clone().map(move |w| (i, WeightId(w))))
+    }
+}

@@ -1,0 +1,225 @@
+//! Weights: as files hold them, and as layers declare them.
+
+use std::sync::Arc;
+
+use tfjs_graph::Constant;
+use tfjs_kernels::DType;
+
+use crate::{Dialect, Initializer, LayersError};
+
+/// A weight as a file holds it; read when it is needed.
+#[derive(Clone, Debug)]
+pub struct StoredWeight {
+    /// Its name in the file, without `:0`.
+    pub name: String,
+    /// Type, shape and value.
+    pub value: Constant,
+}
+
+/// The weights of a file, in the order and under the names that the file's dialect has.
+#[derive(Clone, Debug)]
+pub enum StoredWeights {
+    /// Legacy `.h5`: for each layer of the model its weights in Keras's order.
+    ByLayer(Vec<(String, Vec<StoredWeight>)>),
+    /// `.keras`, `.weights.h5` and SavedModels: paths of objects, such as `layers/dense/vars/0`.
+    ByPath(Vec<StoredWeight>),
+    /// TF.js manifests: names, such as `dense/kernel`.
+    ByName(Vec<StoredWeight>),
+}
+
+/// Index of a weight in [`Params`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightId(pub usize);
+
+/// A weight that a layer declared.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Names of the models and the layer that own it, outermost first: `["encoder", "dense"]`.
+    pub layer: Vec<String>,
+    /// Path of attributes from the layer to the variable, as Keras 3 and SavedModels store it: `cell/kernel`.
+    pub object: String,
+    /// Keras 2's variable name: `lstm/lstm_cell/kernel`.
+    pub keras: String,
+    /// TF.js's name: `lstm/kernel`.
+    pub tfjs: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+    /// How it starts when there is no file.
+    pub initializer: Initializer,
+    /// Whether the layer may train it; moving averages and states are not.
+    pub trainable: bool,
+    /// Its value, once known.
+    pub value: Option<Constant>,
+}
+
+/// All weights of a model, in the order their layers declared them.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    /// By [`WeightId`].
+    pub weights: Vec<Arc<Weight>>,
+}
+
+impl Params {
+    /// A weight.
+    pub fn get(&self, id: WeightId) -> &Weight {
+        &self.weights[id.0]
+    }
+
+    /// Gives a weight its value.
+    pub fn set(&mut self, id: WeightId, value: Constant) {
+        Arc::make_mut(&mut self.weights[id.0]).value = Some(value);
+    }
+}
+
+/// Where a layer declares its weights.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    params: &'a mut Params,
+    layer: Vec<String>,
+    object: Vec<String>,
+    keras: Vec<String>,
+    tfjs: Vec<String>,
+    trainable: bool,
+    /// Whose rules apply.
+    pub dialect: Dialect,
+}
+
+impl<'a> Scope<'a> {
+    /// The scope of a whole model.
+    pub fn new(params: &'a mut Params, dialect: Dialect) -> Scope<'a> {
+        Scope {
+            params,
+            layer: Vec::new(),
+            object: Vec::new(),
+            keras: Vec::new(),
+            tfjs: Vec::new(),
+            trainable: true,
+            dialect,
+        }
+    }
+
+    /// Declares a weight that is trained. `name` is the attribute's name and the variable's: `kernel`.
+    pub fn weight(&mut self, name: &str, shape: &[usize], initializer: Initializer) -> WeightId {
+        self.declare(name, shape, DType::Float32, initializer, self.trainable)
+    }
+
+    /// Declares a weight that is not trained, such as `moving_mean`.
+    pub fn state(&mut self, name: &str, shape: &[usize], initializer: Initializer) -> WeightId {
+        self.declare(name, shape, DType::Float32, initializer, false)
+    }
+
+    /// Declares a weight of any type.
+    pub fn declare(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        initializer: Initializer,
+        trainable: bool,
+    ) -> WeightId {
+        let join = |path: &[String]| {
+            path.iter()
+                .map(String::as_str)
+                .chain([name])
+                .filter(|s| !s.is_empty())
+                .collect::<Vec<_>>()
+                .join("/")
+        };
+        self.params.weights.push(Arc::new(Weight {
+            layer: self.layer.clone(),
+            object: join(&self.object),
+            keras: join(&self.keras),
+            tfjs: join(&self.tfjs),
+            shape: shape.to_vec(),
+            dtype,
+            initializer,
+            trainable,
+            value: None,
+        }));
+        WeightId(self.params.weights.len() - 1)
+    }
+
+    /// The scope of an object that belongs to the layer: a wrapped layer or a cell. `object` is the attribute that
+    /// holds it (`cell`, `forward_layer`); `keras` and `tfjs` are what it adds to the names of variables, which may be
+    /// nothing.
+    pub fn enter<T>(
+        &mut self,
+        object: &str,
+        keras: &str,
+        tfjs: &str,
+        f: impl FnOnce(&mut Scope<'_>) -> Result<T, LayersError>,
+    ) -> Result<T, LayersError> {
+        let push = |path: &[String], name: &str| {
+            let mut path = path.to_vec();
+            path.extend((!name.is_empty()).then(|| name.to_owned()));
+            path
+        };
+        let mut inner = Scope {
+            layer: self.layer.clone(),
+            object: push(&self.object, object),
+            keras: push(&self.keras, keras),
+            tfjs: push(&self.tfjs, tfjs),
+            trainable: self.trainable,
+            dialect: self.dialect,
+            params: self.params,
+        };
+        f(&mut inner)
+    }
+
+    /// The scope of a layer of a model. Names of variables start anew: nested models add nothing to them.
+    pub(crate) fn enter_layer<T>(
+        &mut self,
+        name: &str,
+        trainable: bool,
+        f: impl FnOnce(&mut Scope<'_>) -> Result<T, LayersError>,
+    ) -> Result<T, LayersError> {
+        let mut layer = self.layer.clone();
+        layer.push(name.to_owned());
+        let mut inner = Scope {
+            layer,
+            // A model inside a wrapper (`TimeDistributed(model)`) keeps the wrapper's objects before its own.
+            object: self.object.clone(),
+            keras: vec![name.to_owned()],
+            tfjs: vec![name.to_owned()],
+            trainable: self.trainable && trainable,
+            dialect: self.dialect,
+            params: self.params,
+        };
+        f(&mut inner)
+    }
+
+    /// Number of weights declared so far in the whole model.
+    pub(crate) fn count(&self) -> usize {
+        self.params.weights.len()
+    }
+
+    pub(crate) fn params(&self) -> &Params {
+        self.params
+    }
+}
+
+impl Weight {
+    /// Whether files may lack it: what only counts, and does not change what the layer computes.
+    pub fn optional(&self) -> bool {
+        matches!(self.object.rsplit('/').next(), Some("count" | "seed_generator_state"))
+    }
+}
+
+/// `Conv2DTranspose` is `conv2d_transpose`, as Keras names layers and their groups in files.
+pub(crate) fn snake_case(name: &str) -> String {
+    let chars: Vec<char> = name.chars().filter(|c| c.is_alphanumeric() || *c == '_').collect();
+    let mut out = String::new();
+    for (i, &c) in chars.iter().enumerate() {
+        let before = i.checked_sub(1).map(|j| chars[j]);
+        let after = chars.get(i + 1);
+        let starts_word = c.is_uppercase()
+            && before.is_some_and(|b| b.is_lowercase() || after.is_some_and(|a| a.is_lowercase()));
+        if starts_word && !out.ends_with('_') {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}

@@ -1,0 +1,109 @@
+//! Layers against Keras: every line of `fixtures/layers/*.ndjson` is a model with inputs and the outputs that tf_keras 2.19
+//! or Keras 3.15 gave. `fixtures/make/layer_cases` makes them. `CASES=regex` chooses some by id.
+
+use std::{fmt::Write, fs, path::Path};
+
+use serde_json::Value;
+use tfjs_graph::Constant;
+use tfjs_kernels::{Tensor, TfString};
+use tfjs_layers::{LayersModel, LayersOptions, StoredWeight, StoredWeights};
+
+fn tensor(json: &Value) -> Tensor {
+    let shape: Vec<usize> =
+        json["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+    let data = json["data"].as_array().unwrap();
+    match json["dtype"].as_str().unwrap() {
+        "float32" => {
+            let number = |v: &Value| tfjs_layers::number(v).unwrap() as f32;
+            Tensor::new(shape, data.iter().map(number).collect::<Vec<f32>>()).unwrap()
+        }
+        "int32" => Tensor::new(shape, data.iter().map(|v| v.as_i64().unwrap() as i32).collect()).unwrap(),
+        "bool" => Tensor::new(shape, data.iter().map(|v| v.as_bool().unwrap()).collect()).unwrap(),
+        "string" => {
+            let text = |v: &Value| TfString(v.as_str().unwrap().as_bytes().to_vec().into());
+            Tensor::new(shape, data.iter().map(text).collect()).unwrap()
+        }
+        other => panic!("type {other}"),
+    }
+}
+
+fn run(case: &Value) -> Result<(), String> {
+    let stored = |w: &Value| {
+        let value = tensor(&w[1]);
+        StoredWeight {
+            name: w[0].as_str().unwrap().to_owned(),
+            value: Constant::new(value.dtype().to_proto(), value),
+        }
+    };
+    let weights = case["weights"].as_array().unwrap().iter().map(|l| {
+        (l[0].as_str().unwrap().to_owned(), l[1].as_array().unwrap().iter().map(stored).collect::<Vec<_>>())
+    });
+    let weights = StoredWeights::ByLayer(weights.filter(|(_, w)| !w.is_empty()).collect());
+    let chain = |e: &dyn std::error::Error| {
+        let mut text = e.to_string();
+        let mut source = e.source();
+        while let Some(s) = source {
+            let _ = write!(text, ": {s}");
+            source = s.source();
+        }
+        text
+    };
+    let model =
+        LayersModel::new(&case["topology"], &weights, &LayersOptions::default()).map_err(|e| chain(&e))?;
+    let inputs = case["inputs"].as_array().unwrap();
+    let names = model.input_names();
+    let inputs: Vec<(String, Tensor)> = names.into_iter().zip(inputs.iter().map(tensor)).collect();
+    let outputs = model.run(inputs).map_err(|e| chain(&e))?.into_tensors();
+    let wanted = case["outputs"].as_array().unwrap();
+    if outputs.len() != wanted.len() {
+        return Err(format!("{} outputs, expected {}", outputs.len(), wanted.len()));
+    }
+    let (rtol, atol) = (case["rtol"].as_f64().unwrap() as f32, case["atol"].as_f64().unwrap() as f32);
+    for (i, (got, want)) in outputs.iter().zip(wanted.iter().map(tensor)).enumerate() {
+        if got.dims() != want.dims() {
+            return Err(format!("output {i} has shape {:?}, expected {:?}", got.dims(), want.dims()));
+        }
+        if got.dtype() != want.dtype() {
+            return Err(format!("output {i} is {}, expected {}", got.dtype(), want.dtype()));
+        }
+        match (got.data::<f32>(), want.data::<f32>()) {
+            (Ok(g), Ok(w)) => {
+                let close = |g: f32, w: f32| {
+                    g == w || (g - w).abs() <= atol + rtol * w.abs() || (g.is_nan() && w.is_nan())
+                };
+                if let Some(at) = (0..g.len()).find(|&i| !close(g[i], w[i])) {
+                    return Err(format!("output {i}[{at}] is {}, expected {}", g[at], w[at]));
+                }
+            }
+            _ if *got == want => {}
+            _ => return Err(format!("output {i} is {got:?}, expected {want:?}")),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_layer_computes_what_keras_computes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/layers");
+    let only = std::env::var("CASES").unwrap_or_default();
+    let (mut passed, mut failures) = (0, String::new());
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "ndjson")) {
+        for line in fs::read_to_string(file).unwrap().lines() {
+            let case: Value = serde_json::from_str(line).unwrap();
+            let id = case["id"].as_str().unwrap();
+            if !id.contains(&only) {
+                continue;
+            }
+            match run(&case) {
+                Ok(()) => passed += 1,
+                Err(e) => {
+                    let _ = writeln!(failures, "{id}: {e}");
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{passed} passed, {} failed:\n{failures}", failures.lines().count());
+    assert!(passed > 0);
+}
