@@ -94,10 +94,9 @@ impl Archive {
         })?;
         let bad = |what: String| KerasError::Member { name: name.to_owned(), what };
         match member.method {
-            CompressionMethod::Stored if member.size == member.stored => {
-                blob.member(member.start, member.stored, name, member.crc)
-                    .map_err(|_| bad("ends behind the archive: the file is truncated".to_owned()))
-            }
+            CompressionMethod::Stored if member.size == member.stored => blob
+                .member(member.start, member.stored, name, member.crc)
+                .map_err(|_| bad("ends behind the archive: the file is truncated".to_owned())),
             CompressionMethod::Stored => Err(bad("is stored with two different sizes".to_owned())),
             CompressionMethod::Deflated => {
                 let limit = expansion_limit(member.stored.min(blob.len()));
@@ -112,7 +111,10 @@ impl Archive {
                 // One more byte than it says shows that it says too little.
                 file.take(member.size + 1).read_to_end(&mut bytes).map_err(|e| broken(&e))?;
                 if bytes.len() as u64 != member.size {
-                    return Err(bad(format!("unpacks to another size than the {} bytes it says", member.size)));
+                    return Err(bad(format!(
+                        "unpacks to another size than the {} bytes it says",
+                        member.size
+                    )));
                 }
                 Ok(Blob::in_memory(bytes.into()))
             }

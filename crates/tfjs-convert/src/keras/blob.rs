@@ -99,9 +99,9 @@ impl Blob {
     pub(crate) fn read_floats(&self, offset: u64, len: usize) -> Result<Vec<f32>, KerasError> {
         let bytes = self.slice(offset, len)?;
         match &self.file {
-            Some((file, start)) => file
-                .read_floats(start + offset, len as u64)
-                .map_err(|e| std::io::Error::other(e).into()),
+            Some((file, start)) => {
+                file.read_floats(start + offset, len as u64).map_err(|e| std::io::Error::other(e).into())
+            }
             None => Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
         }
     }

@@ -31,7 +31,9 @@ pub enum KerasError {
         kind: &'static str,
     },
     /// A link, or raw data, in another file.
-    #[error("`{object}` lies in another file, `{target}`, which is never opened; copy its contents into this file")]
+    #[error(
+        "`{object}` lies in another file, `{target}`, which is never opened; copy its contents into this file"
+    )]
     ExternalLink {
         /// Path in the file.
         object: String,
@@ -127,10 +129,14 @@ pub enum KerasError {
         found: Vec<String>,
     },
     /// HDF5 without anything that Keras writes.
-    #[error("this HDF5 file holds no Keras model or weights: no attribute `model_config` or `layer_names`, no group `layers`")]
+    #[error(
+        "this HDF5 file holds no Keras model or weights: no attribute `model_config` or `layer_names`, no group `layers`"
+    )]
     NotKeras,
     /// A pickled object, which only running code could read.
-    #[error("archive member `{name}` is a pickled Python object, which is never executed; save the model with Keras's default weights format, `h5`")]
+    #[error(
+        "archive member `{name}` is a pickled Python object, which is never executed; save the model with Keras's default weights format, `h5`"
+    )]
     Pickle {
         /// The member.
         name: String,

@@ -134,7 +134,9 @@ fn json_member(archive: &Archive, name: &str) -> Result<Value, KerasError> {
 fn json(text: &[u8], place: &str) -> Result<Value, KerasError> {
     let wrong = |source| KerasError::Json { place: place.to_owned(), source };
     let value = serde_json::from_slice(text);
-    if value.is_err() && let Some(text) = non_finite(text) {
+    if value.is_err()
+        && let Some(text) = non_finite(text)
+    {
         return serde_json::from_slice(&text).map_err(wrong);
     }
     value.map_err(wrong)
@@ -386,7 +388,9 @@ fn strings(attributes: &Attributes, object: &str, name: &str) -> Result<Option<V
         Some(Attribute::Floats(values)) if values.is_empty() => Ok(Some(Vec::new())),
         Some(Attribute::Ints(values)) if values.is_empty() => Ok(Some(Vec::new())),
         Some(Attribute::Unreadable(what)) => Err(wrong(what.clone())),
-        Some(Attribute::Ints(_) | Attribute::Floats(_)) => Err(wrong("holds numbers, expected text".to_owned())),
+        Some(Attribute::Ints(_) | Attribute::Floats(_)) => {
+            Err(wrong("holds numbers, expected text".to_owned()))
+        }
     }
 }
 

@@ -92,7 +92,11 @@ pub(crate) enum ElementType {
 /// The elements of a dataset in row-major order.
 enum Elements {
     /// Where they lie in the file, as they are.
-    At { offset: u64, len: usize, big_endian: bool },
+    At {
+        offset: u64,
+        len: usize,
+        big_endian: bool,
+    },
     /// Little-endian.
     Plain(Bytes),
     Strings(Vec<Bytes>),
@@ -217,7 +221,9 @@ impl H5File {
         })?;
         let (file, dataset, name, shape) =
             (self.clone(), dataset.to_owned(), name.to_owned(), info.shape.clone());
-        Ok(Constant::deferred(data_type, shape, move || file.tensor(&dataset, &name, &info).map_err(&in_file)))
+        Ok(Constant::deferred(data_type, shape, move || {
+            file.tensor(&dataset, &name, &info).map_err(&in_file)
+        }))
     }
 
     /// The elements of a dataset as a tensor of one of TensorFlow.js's types.
@@ -225,7 +231,8 @@ impl H5File {
         self.blob.verify()?;
         let elements = self.inner.read(dataset)?;
         let object = || dataset.to_owned();
-        if let (ElementType::F32, &Elements::At { offset, len, big_endian: false }) = (&info.dtype, &elements) {
+        if let (ElementType::F32, &Elements::At { offset, len, big_endian: false }) = (&info.dtype, &elements)
+        {
             return build(info, self.blob.read_floats(offset, len)?, object);
         }
         let bytes = match self.bytes(elements, &info.dtype)? {
@@ -320,10 +327,16 @@ fn tensor_of(
         F16 => build(info, each(bytes, |b| f16::from_le_bytes(b).to_f32()), object),
         Bf16 => build(info, each(bytes, |b| bf16::from_le_bytes(b).to_f32()), object),
         Bool => build(info, each(bytes, |[b]| b != 0), object),
-        Int { bytes: 1, signed: true } => build(info, each(bytes, |b| i32::from(i8::from_le_bytes(b))), object),
+        Int { bytes: 1, signed: true } => {
+            build(info, each(bytes, |b| i32::from(i8::from_le_bytes(b))), object)
+        }
         Int { bytes: 1, signed: false } => build(info, each(bytes, |[b]| i32::from(b)), object),
-        Int { bytes: 2, signed: true } => build(info, each(bytes, |b| i32::from(i16::from_le_bytes(b))), object),
-        Int { bytes: 2, signed: false } => build(info, each(bytes, |b| i32::from(u16::from_le_bytes(b))), object),
+        Int { bytes: 2, signed: true } => {
+            build(info, each(bytes, |b| i32::from(i16::from_le_bytes(b))), object)
+        }
+        Int { bytes: 2, signed: false } => {
+            build(info, each(bytes, |b| i32::from(u16::from_le_bytes(b))), object)
+        }
         Int { bytes: 4, signed: true } => build(info, each(bytes, i32::from_le_bytes), object),
         Int { bytes: 4, signed: false } => {
             build(info, ints(narrow(bytes, |b| u32::from_le_bytes(b).into()))?, object)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hdf5_reader::{
-    Attribute as RawAttribute, ByteOrder, Dataset, Datatype, ExternalFileResolver, ExternalLinkResolver, FilterRegistry,
-    Hdf5File, OpenOptions, StringSize, VarLenKind,
+    Attribute as RawAttribute, ByteOrder, Dataset, Datatype, ExternalFileResolver, ExternalLinkResolver,
+    FilterRegistry, Hdf5File, OpenOptions, StringSize, VarLenKind,
     error::Error,
     messages::{HdfMessage, layout::DataLayout},
     storage::DynStorage,
@@ -37,8 +37,8 @@ impl Reader {
         // Every dataset is read once.
         .with_chunk_cache_bytes(0)
         .with_max_read_bytes(limit);
-        let file = Hdf5File::from_owner(blob.bytes().clone(), options)
-            .map_err(|e| KerasError::Open(Box::new(e)))?;
+        let file =
+            Hdf5File::from_owner(blob.bytes().clone(), options).map_err(|e| KerasError::Open(Box::new(e)))?;
         let base = blob.len().saturating_sub(file.storage().len());
         Ok(Reader { file, base })
     }
@@ -194,9 +194,9 @@ fn attribute(attribute: &RawAttribute) -> Attribute {
             let count = attribute.num_elements().ok().and_then(|n| usize::try_from(n).ok());
             // Only as many as anyone writes: the elements take no room that would bound them.
             let count = count.filter(|&n| n <= 1 << 16);
-            count.map(|n| Attribute::Strings(vec![String::new(); n])).ok_or_else(|| Error::InvalidData(
-                "it has too many elements".to_owned(),
-            ))
+            count
+                .map(|n| Attribute::Strings(vec![String::new(); n]))
+                .ok_or_else(|| Error::InvalidData("it has too many elements".to_owned()))
         }
         Datatype::String { .. } | Datatype::VarLen { kind: VarLenKind::String, .. } => {
             attribute.read_strings().map(Attribute::Strings)
