@@ -5,9 +5,10 @@ use std::{
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
+use tfjs_layers::{StoredWeight, StoredWeights};
 
 use super::{
-    Assets, KerasError, StoredWeight, StoredWeights,
+    Assets, KerasError,
     archive::Archive,
     blob::Blob,
     h5::{Attribute, Attributes, H5File, Kind, join},

@@ -7,9 +7,7 @@ mod blob;
 mod error;
 mod file;
 mod h5;
-mod weights;
 
 pub use archive::Assets;
 pub use error::KerasError;
 pub use file::KerasFile;
-pub use weights::{StoredWeight, StoredWeights};
