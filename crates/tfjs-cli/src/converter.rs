@@ -31,7 +31,7 @@ enum Kind {
 }
 
 /// All flags with a name of their own. One-letter flags take no value.
-const FLAGS: [(&str, Kind); 22] = [
+const FLAGS: [(&str, Kind); 23] = [
     ("input_format", Kind::Value),
     ("output_format", Kind::Value),
     ("signature_name", Kind::Value),
@@ -55,6 +55,7 @@ const FLAGS: [(&str, Kind); 22] = [
     ("json", Kind::Bool),
     ("strict", Kind::Bool),
     ("dump", Kind::Value),
+    ("no_lower", Kind::Bool),
 ];
 
 /// How many of [`FLAGS`] are the Python tool's.
@@ -82,9 +83,9 @@ pub(crate) struct ConvertArgs {
     /// Directory to write model.json and weights to
     #[arg(value_name = "OUTPUT")]
     pub(crate) output_path: Option<PathBuf>,
-    /// What the input is
-    #[arg(long = "input_format", default_value = "tf_saved_model", value_parser = input_formats(), value_name = "FORMAT")]
-    pub(crate) input_format: InputFormat,
+    /// What the input is [default: what it looks like]
+    #[arg(long = "input_format", value_parser = input_formats(), value_name = "FORMAT")]
+    pub(crate) input_format: Option<InputFormat>,
     /// What to write [default: what suits the input]
     #[arg(long = "output_format", value_parser = output_formats(), value_name = "FORMAT")]
     pub(crate) output_format: Option<OutputFormat>,
@@ -142,6 +143,9 @@ pub(crate) struct ConvertArgs {
     /// Write the graph after each pass to this directory
     #[arg(long = "dump", value_name = "DIR")]
     pub(crate) dump: Option<PathBuf>,
+    /// Keep layers that TensorFlow.js lacks instead of writing equivalents (layers models)
+    #[arg(long = "no_lower", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_parser = truth, value_name = "BOOL")]
+    pub(crate) no_lower: bool,
     /// Fail when a step loses something, such as 64-bit integers that do not fit 32 bits
     #[arg(long = "strict")]
     pub(crate) strict: bool,
@@ -189,10 +193,12 @@ impl ConvertArgs {
             None => None,
             Some(bytes) => Some(u64::try_from(bytes).map_err(|_| CliError::ShardSize { bytes })?),
         };
+        let input = self.input_path.clone().unwrap_or_default();
+        let guess = || InputFormat::guess(&input, self.output_format);
         Ok(ConvertOptions {
-            input: self.input_path.clone().unwrap_or_default(),
+            input_format: self.input_format.unwrap_or_else(guess),
+            input,
             output: self.output_path.clone().unwrap_or_default(),
-            input_format: self.input_format,
             output_format: self.output_format,
             signature_name: self.signature_name.clone(),
             saved_model_tags: list(&self.saved_model_tags),
@@ -206,6 +212,7 @@ impl ConvertArgs {
             control_flow_v2: self.control_flow_v2,
             metadata: self.metadata()?,
             dump: self.dump.clone(),
+            no_lower: self.no_lower,
             strict: self.strict,
         })
     }
@@ -367,7 +374,7 @@ mod tests {
         let args =
             parse(&["--input_format", "tf_hub", "in dir", "--output_format=tfjs_graph_model", "out dir"])
                 .unwrap();
-        assert_eq!(args.input_format, InputFormat::TfHub);
+        assert_eq!(args.input_format, Some(InputFormat::TfHub));
         assert_eq!(args.output_format, Some(OutputFormat::TfjsGraphModel));
         assert_eq!(args.input_path.as_deref(), Some("in dir"));
         assert_eq!(args.output_path.as_deref().and_then(|p| p.to_str()), Some("out dir"));
@@ -379,7 +386,7 @@ mod tests {
         assert!(args.is_err(), "a space belongs between flag and value, not within");
         let args =
             parse(&["--input_f=keras", "--sig", "s", "--st=False", "--weight", "7", "a", "b"]).unwrap();
-        assert_eq!(args.input_format, InputFormat::Keras);
+        assert_eq!(args.input_format, Some(InputFormat::Keras));
         assert_eq!(args.signature_name.as_deref(), Some("s"));
         assert!(!args.strip_debug_ops);
         assert_eq!(args.weight_shard_size_bytes, Some(7));

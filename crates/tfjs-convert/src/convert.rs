@@ -4,7 +4,7 @@ use tfjs_format::io::{DirectorySink, ModelSink};
 use tracing::info;
 
 use crate::{
-    ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning, export,
+    ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning, export, layers,
     model::Model,
     pipeline,
     source::{Imported, frozen, hub, saved_model, session_bundle},
@@ -33,27 +33,44 @@ pub fn convert(
     let start = Instant::now();
     let output = options.check()?;
     let metadata = options.load_metadata()?;
-    if output != OutputFormat::TfjsGraphModel {
-        return Err(ConvertError::NotYet { input: options.input_format.name() });
-    }
     progress(Progress::Step("read"));
-    let (imported, mut warnings) = read(options)?;
-    let mut model = Model::new(imported)?;
+    let (model, warnings) = match options.input_format {
+        input if input.is_keras() => {
+            let source = layers::read(options)?;
+            if output != OutputFormat::TfjsGraphModel {
+                return layers::write(source, options, output, metadata, progress);
+            }
+            (layers::to_graph(source, options)?, Vec::new())
+        }
+        _ => {
+            let (imported, warnings) = read(options)?;
+            (Model::new(imported)?, warnings)
+        }
+    };
+    let mut summary = write_graph(model, warnings, options, metadata, progress)?;
+    summary.elapsed = start.elapsed();
+    info!(model = %summary.model.display(), nodes = summary.nodes_after, weights = summary.weights, "converted");
+    Ok(summary)
+}
+
+/// Runs the passes over a graph and writes it.
+fn write_graph(
+    mut model: Model,
+    mut warnings: Vec<Warning>,
+    options: &ConvertOptions,
+    metadata: serde_json::Map<String, serde_json::Value>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary, ConvertError> {
     let report = pipeline::run(&mut model, options, &mut |step| progress(Progress::Step(step)))?;
     progress(Progress::Step("write"));
     let mut sink = DirectorySink::create(&options.output)?;
     let written = export::write(&model, options, metadata, &mut sink, progress)?;
     warnings.append(&mut model.warnings);
     warnings.extend(model.ledger.entries());
-    if options.strict {
-        let lossy: Vec<Warning> = warnings.iter().filter(|w| w.is_lossy()).cloned().collect();
-        if !lossy.is_empty() {
-            return Err(ConvertError::Lossy { warnings: lossy });
-        }
-    }
+    refuse_loss(options, &warnings)?;
     sink.finish(&written.text)?;
     let keys = |endpoints: &[tfjs_graph::Endpoint]| endpoints.iter().map(|e| e.key.clone()).collect();
-    let summary = Summary {
+    Ok(Summary {
         model: options.output.join("model.json"),
         nodes_before: report.nodes_before,
         nodes_after: pipeline::node_count(&model.graph),
@@ -63,11 +80,18 @@ pub fn convert(
         passes: report.passes,
         inputs: keys(&model.graph.inputs),
         outputs: keys(&model.graph.outputs),
-        elapsed: start.elapsed(),
+        elapsed: std::time::Duration::ZERO,
         warnings,
-    };
-    info!(model = %summary.model.display(), nodes = summary.nodes_after, weights = summary.weights, "converted");
-    Ok(summary)
+    })
+}
+
+/// With `strict`, steps that lost something are an error.
+pub(crate) fn refuse_loss(options: &ConvertOptions, warnings: &[Warning]) -> Result<(), ConvertError> {
+    let lossy: Vec<Warning> = warnings.iter().filter(|w| w.is_lossy()).cloned().collect();
+    if options.strict && !lossy.is_empty() {
+        return Err(ConvertError::Lossy { warnings: lossy });
+    }
+    Ok(())
 }
 
 /// Goes through a conversion without writing anything, and without reading weights that no pass looks at. Says what
@@ -77,8 +101,15 @@ pub fn convert(
 /// As [`convert`], where the cause lies before writing.
 pub fn check(options: &ConvertOptions) -> Result<Vec<Warning>, ConvertError> {
     let options = ConvertOptions { output: ".".into(), dump: None, ..options.clone() };
-    if options.check()? != OutputFormat::TfjsGraphModel {
-        return Err(ConvertError::NotYet { input: options.input_format.name() });
+    let output = options.check()?;
+    if options.input_format.is_keras() {
+        let source = layers::read(&options)?;
+        if output == OutputFormat::TfjsGraphModel {
+            let mut model = layers::to_graph(source, &options)?;
+            pipeline::run(&mut model, &options, &mut |_| {})?;
+            return Ok(model.warnings);
+        }
+        return layers::check(source, &options);
     }
     let (imported, mut warnings) = read(&options)?;
     let mut model = Model::new(imported)?;
@@ -98,7 +129,10 @@ fn read(options: &ConvertOptions) -> Result<(Imported, Vec<Warning>), ConvertErr
         InputFormat::TfFrozenModel => frozen::read(input, &options.output_node_names)?,
         InputFormat::TfSessionBundle => session_bundle::read(input, &options.output_node_names, &serving)?,
         InputFormat::TfHub => return hub::read(&options.input, tags, signature),
-        other => return Err(ConvertError::NotYet { input: other.name() }),
+        InputFormat::Keras
+        | InputFormat::KerasKeras
+        | InputFormat::KerasSavedModel
+        | InputFormat::TfjsLayersModel => unreachable!("read by `layers::read`"),
     };
     Ok((imported, Vec::new()))
 }

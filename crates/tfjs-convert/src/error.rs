@@ -2,6 +2,7 @@ use std::{io, path::PathBuf};
 
 use tfjs_format::{DType, FormatError, Storage};
 use tfjs_graph::{GraphError, UnsupportedOp};
+use tfjs_layers::LayersError;
 
 use crate::{Warning, keras::KerasError, source::TextError};
 
@@ -203,13 +204,22 @@ pub enum ConvertError {
         /// Output format.
         output: &'static str,
     },
-    /// A conversion that this version does not do yet.
-    #[error(
-        "input format {input} is not supported yet; SavedModel, TF-Hub, frozen graph and session bundle are"
-    )]
-    NotYet {
-        /// Input format.
-        input: &'static str,
+    /// A model of layers is malformed, or cannot be expressed.
+    #[error("{}", path.display())]
+    Layers {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: LayersError,
+    },
+    /// The file holds weights and no layers.
+    #[error("{} holds weights without a model; they can be written as {expected} only", path.display())]
+    WeightsOnly {
+        /// The file.
+        path: PathBuf,
+        /// Output formats.
+        expected: &'static str,
     },
     /// A shard size was given for an output without shards.
     #[error(

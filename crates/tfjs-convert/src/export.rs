@@ -32,7 +32,41 @@ pub(crate) fn write(
     sink: &mut dyn ModelSink,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Written, ConvertError> {
-    let mut weights = collect(model, options)?;
+    let weights = write_weights(constants(model), options, sink, progress)?;
+    let json = ModelJson {
+        format: Some(ModelFormat::GraphModel),
+        generated_by: (!model.tensorflow_version.is_empty()).then(|| model.tensorflow_version.clone()),
+        converted_by: Some(CONVERTED_BY.to_owned()),
+        signature: Some(signature(&model.graph)?),
+        topology: Topology::Graph(topology(&model.graph)),
+        user_defined_metadata: user_metadata(model, options, metadata),
+        initializer: model.initializer.as_ref().map(topology),
+        initializer_signature: model.initializer.as_ref().map(signature).transpose()?,
+        weights_manifest: vec![weights.group],
+        ..ModelJson::default()
+    };
+    Ok(Written { text: json.to_json()?, weights: weights.count, shards: weights.files, bytes: weights.bytes })
+}
+
+/// What stands in `convertedBy`.
+pub(crate) const CONVERTED_BY: &str = concat!("TensorFlow.js Converter in Rust v", env!("CARGO_PKG_VERSION"));
+
+/// A group of weights that was written.
+pub(crate) struct WrittenWeights {
+    pub(crate) group: WeightGroup,
+    pub(crate) count: usize,
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+}
+
+/// Writes the values of constants into weight files.
+pub(crate) fn write_weights(
+    constants: Vec<(String, &Constant)>,
+    options: &ConvertOptions,
+    sink: &mut dyn ModelSink,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<WrittenWeights, ConvertError> {
+    let mut weights = collect(constants, options)?;
     let sized: Vec<WeightSpec> = weights.iter().map(Weight::sized).collect();
     let mut sizes = weights.iter().map(|w| w.strings.as_deref().map_or(0, string_bytes));
     let by_name: std::collections::HashMap<&str, u64> =
@@ -48,21 +82,7 @@ pub(crate) fn write(
     let shards = writer.finish()?;
     let specs: Vec<WeightSpec> = weights.into_iter().map(|w| w.spec).collect();
     let (count, files) = (specs.len(), shards.paths.len());
-    let json = ModelJson {
-        format: Some(ModelFormat::GraphModel),
-        generated_by: (!model.tensorflow_version.is_empty()).then(|| model.tensorflow_version.clone()),
-        converted_by: Some(
-            concat!("TensorFlow.js Converter in Rust v", env!("CARGO_PKG_VERSION")).to_owned(),
-        ),
-        signature: Some(signature(&model.graph)?),
-        topology: Topology::Graph(topology(&model.graph)),
-        user_defined_metadata: user_metadata(model, options, metadata),
-        initializer: model.initializer.as_ref().map(topology),
-        initializer_signature: model.initializer.as_ref().map(signature).transpose()?,
-        weights_manifest: vec![WeightGroup::new(shards.paths, specs)],
-        ..ModelJson::default()
-    };
-    Ok(Written { text: json.to_json()?, weights: count, shards: files, bytes: shards.bytes })
+    Ok(WrittenWeights { group: WeightGroup::new(shards.paths, specs), count, files, bytes: shards.bytes })
 }
 
 fn user_metadata(
@@ -86,18 +106,22 @@ struct Weight<'a> {
     strings: Option<Vec<Bytes>>,
 }
 
-fn collect<'a>(model: &'a Model, options: &ConvertOptions) -> Result<Vec<Weight<'a>>, ConvertError> {
+/// All constants of a model: those of the graph and its functions, then those of the initializer.
+fn constants(model: &Model) -> Vec<(String, &Constant)> {
+    let mut all = model.graph.constants();
+    // Functions of the initializer are the model's: their constants are written once.
+    let initial = model.initializer.iter();
+    all.extend(initial.flat_map(|g| g.iter().filter_map(|(_, n)| Some((n.name.clone(), n.value.as_ref()?)))));
+    all
+}
+
+fn collect<'a>(
+    constants: Vec<(String, &'a Constant)>,
+    options: &ConvertOptions,
+) -> Result<Vec<Weight<'a>>, ConvertError> {
     let mut names = HashSet::new();
     let mut weights = Vec::new();
-    let own = model.graph.constants();
-    let functions = model.graph.library.len();
-    // Functions of the initializer are the model's: their constants are written once.
-    let initial = model
-        .initializer
-        .iter()
-        .flat_map(|g| g.iter().filter_map(|(_, n)| Some((n.name.clone(), n.value.as_ref()?))));
-    tracing::debug!(constants = own.len(), functions, "collecting weights");
-    for (name, constant) in own.into_iter().chain(initial) {
+    for (name, constant) in constants {
         if !names.insert(name.clone()) {
             return Err(ConvertError::DuplicateWeight { name });
         }

@@ -13,6 +13,7 @@ mod error;
 mod export;
 mod fnmatch;
 pub mod keras;
+mod layers;
 mod model;
 mod options;
 mod passes;

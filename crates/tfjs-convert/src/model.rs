@@ -58,6 +58,18 @@ impl Model {
         })
     }
 
+    /// A graph that is whole already: all its weights are constants.
+    pub(crate) fn from_graph(graph: Graph) -> Model {
+        Model {
+            graph,
+            initializer: None,
+            variables: Variables::default(),
+            ledger: Ledger::default(),
+            warnings: Vec::new(),
+            tensorflow_version: String::new(),
+        }
+    }
+
     /// The stored value of a variable node.
     pub(crate) fn variable(
         variables: &Variables,

@@ -1,9 +1,12 @@
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value};
 use tfjs_format::QuantizeTo;
 
-use crate::{ConvertError, fnmatch::fnmatch};
+use crate::{ConvertError, fnmatch::fnmatch, keras::KerasFile};
 
 /// What to convert, to what, and how. Field by field these are the flags of `tensorflowjs_converter`.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct ConvertOptions {
     pub metadata: Vec<(String, PathBuf)>,
     /// Directory that gets the graph after each pass.
     pub dump: Option<PathBuf>,
+    /// Keep layers that TF.js lacks instead of writing equivalents (layers models only).
+    pub no_lower: bool,
     /// Makes every lossy step an error.
     pub strict: bool,
 }
@@ -63,6 +68,7 @@ impl Default for ConvertOptions {
             control_flow_v2: false,
             metadata: Vec::new(),
             dump: None,
+            no_lower: false,
             strict: false,
         }
     }
@@ -137,16 +143,57 @@ impl InputFormat {
         InputFormat::ALL.into_iter().find(|f| f.name() == name)
     }
 
+    /// What an input looks like: its address, the files in its directory, or the first bytes of the file. A SavedModel
+    /// counts as Keras's only when something is to be written that needs layers.
+    pub fn guess(input: &str, output: Option<OutputFormat>) -> InputFormat {
+        if input.starts_with("http://") || input.starts_with("https://") {
+            return InputFormat::TfHub;
+        }
+        let path = Path::new(input);
+        let layers = !matches!(output, None | Some(OutputFormat::TfjsGraphModel));
+        if path.join("tfhub_module.pb").exists() {
+            InputFormat::TfHub
+        } else if path.join("saved_model.pb").exists() && layers {
+            InputFormat::KerasSavedModel
+        } else if path.is_dir() && path.join("model.json").exists() {
+            InputFormat::TfjsLayersModel
+        } else if path.is_dir() {
+            InputFormat::TfSavedModel
+        } else {
+            let mut start = [0; 8];
+            let read = fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
+            match &start[..read.unwrap_or(0)] {
+                bytes if bytes.starts_with(b"PK\x03\x04") => InputFormat::KerasKeras,
+                [b'{', ..] => InputFormat::TfjsLayersModel,
+                _ if KerasFile::looks_like(path) => InputFormat::Keras,
+                bytes if !bytes.is_empty() => InputFormat::TfFrozenModel,
+                _ => InputFormat::TfSavedModel,
+            }
+        }
+    }
+
+    /// Whether the model is made of Keras layers.
+    pub fn is_keras(self) -> bool {
+        matches!(
+            self,
+            InputFormat::Keras
+                | InputFormat::KerasKeras
+                | InputFormat::KerasSavedModel
+                | InputFormat::TfjsLayersModel
+        )
+    }
+
     /// What is written when nothing is said.
     pub fn default_output(self) -> Option<OutputFormat> {
         match self {
-            InputFormat::Keras | InputFormat::KerasSavedModel => Some(OutputFormat::TfjsLayersModel),
+            InputFormat::Keras | InputFormat::KerasSavedModel | InputFormat::KerasKeras => {
+                Some(OutputFormat::TfjsLayersModel)
+            }
             InputFormat::TfSavedModel
             | InputFormat::TfHub
             | InputFormat::TfFrozenModel
             | InputFormat::TfSessionBundle => Some(OutputFormat::TfjsGraphModel),
             InputFormat::TfjsLayersModel => Some(OutputFormat::Keras),
-            InputFormat::KerasKeras => None,
         }
     }
 }
@@ -278,16 +325,7 @@ impl ConvertOptions {
             output: output.map_or("None", OutputFormat::name),
         };
         let output = output.ok_or(unsupported)?;
-        let graph = matches!(
-            input,
-            InputFormat::TfSavedModel
-                | InputFormat::TfHub
-                | InputFormat::TfFrozenModel
-                | InputFormat::TfSessionBundle
-        );
-        if graph != (output == OutputFormat::TfjsGraphModel)
-            && (graph || input == InputFormat::KerasSavedModel)
-        {
+        if !input.is_keras() && output != OutputFormat::TfjsGraphModel {
             return Err(ConvertError::UnsupportedPair { input: input.name(), output: output.name() });
         }
         Ok(output)

@@ -44,6 +44,7 @@ pub struct LayersModel {
     pub(crate) network: Network,
     pub(crate) params: Params,
     pub(crate) dialect: Dialect,
+    topology: Value,
     /// `keras_version` of the file.
     pub keras_version: Option<String>,
     /// `backend` of the file.
@@ -129,6 +130,7 @@ impl LayersModel {
             network,
             params,
             dialect,
+            topology: topology.get("model_config").unwrap_or(topology).clone(),
             keras_version: text("keras_version"),
             backend: text("backend"),
             training_config: topology.get("training_config").filter(|v| !v.is_null()).cloned(),
@@ -141,6 +143,11 @@ impl LayersModel {
     /// Name of the model.
     pub fn name(&self) -> &str {
         &self.network.config.name
+    }
+
+    /// The topology as it was read.
+    pub fn topology(&self) -> &Value {
+        &self.topology
     }
 
     /// Whose rules it follows.

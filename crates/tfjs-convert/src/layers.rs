@@ -1,0 +1,131 @@
+//! Models of Keras layers: from any of their files to any other.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tfjs_format::{
+    ModelFormat, ModelJson, Topology,
+    io::{DirectorySink, ModelSink},
+};
+use tfjs_graph::Constant;
+use tfjs_layers::{LayersError, LayersModel, LayersOptions, StoredWeights};
+
+use crate::{
+    ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning, export,
+    keras::KerasFile, model::Model,
+};
+
+type Result<T> = std::result::Result<T, ConvertError>;
+
+/// What was read.
+pub(crate) enum Source {
+    /// A whole model.
+    Model(Box<LayersModel>),
+    /// Weights alone.
+    Weights(Box<KerasFile>),
+}
+
+fn in_file(options: &ConvertOptions) -> impl Fn(LayersError) -> ConvertError {
+    let path = options.input.clone();
+    move |source| ConvertError::Layers { path: path.clone().into(), source }
+}
+
+/// Reads a model of layers.
+pub(crate) fn read(options: &ConvertOptions) -> Result<Source> {
+    let path = Path::new(&options.input);
+    let file = match options.input_format {
+        InputFormat::TfjsLayersModel => {
+            let model = LayersModel::open(path).map_err(in_file(options))?;
+            return Ok(Source::Model(Box::new(model)));
+        }
+        InputFormat::KerasSavedModel => KerasFile::open(path)?,
+        _ => KerasFile::open(path)?,
+    };
+    let Some(config) = &file.config else { return Ok(Source::Weights(Box::new(file))) };
+    let mut topology = Map::new();
+    for (key, value) in [("keras_version", &file.keras_version), ("backend", &file.backend)] {
+        topology.extend(value.clone().map(|v| (key.to_owned(), Value::from(v))));
+    }
+    topology.insert("model_config".to_owned(), config.clone());
+    let mut model = LayersModel::new(&topology.into(), &file.weights, &LayersOptions::default())
+        .map_err(in_file(options))?;
+    model.training_config = file.training_config.clone();
+    model.optimizer_weights = file.optimizer.clone();
+    Ok(Source::Model(Box::new(model)))
+}
+
+/// The model's graph, as passes work on it.
+pub(crate) fn to_graph(source: Source, options: &ConvertOptions) -> Result<Model> {
+    match source {
+        Source::Model(model) => Ok(Model::from_graph(model.to_graph().map_err(in_file(options))?)),
+        Source::Weights(_) => Err(weights_only(options)),
+    }
+}
+
+fn weights_only(options: &ConvertOptions) -> ConvertError {
+    ConvertError::WeightsOnly { path: options.input.clone().into(), expected: "tfjs_layers_model" }
+}
+
+/// What writing would warn of.
+pub(crate) fn check(_source: Source, _options: &ConvertOptions) -> Result<Vec<Warning>> {
+    Ok(Vec::new())
+}
+
+/// Writes a model of layers in another format.
+pub(crate) fn write(
+    source: Source,
+    options: &ConvertOptions,
+    output: OutputFormat,
+    metadata: Map<String, Value>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary> {
+    progress(Progress::Step("write"));
+    match (source, output) {
+        (Source::Model(model), OutputFormat::TfjsLayersModel) => {
+            let topology = serde_json::json!({
+                "keras_version": model.keras_version, "model_config": model.topology()});
+            let weights = model.weights().filter_map(|(_, w)| Some((w.tfjs.clone(), w.value.clone()?)));
+            write_tfjs(Topology::Layers(topology), weights.collect(), options, metadata, progress)
+        }
+        (Source::Weights(file), OutputFormat::TfjsLayersModel) => {
+            let weights = match file.weights {
+                StoredWeights::ByLayer(layers) => layers.into_iter().flat_map(|(_, w)| w).collect(),
+                StoredWeights::ByPath(list) | StoredWeights::ByName(list) => list,
+            };
+            let weights = weights.into_iter().map(|w| (w.name, w.value)).collect();
+            write_tfjs(Topology::None, weights, options, metadata, progress)
+        }
+        (Source::Weights(_), _) => Err(weights_only(options)),
+        (_, output) => {
+            Err(ConvertError::UnsupportedPair { input: options.input_format.name(), output: output.name() })
+        }
+    }
+}
+
+fn write_tfjs(
+    topology: Topology,
+    weights: Vec<(String, Constant)>,
+    options: &ConvertOptions,
+    metadata: Map<String, Value>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary> {
+    let mut sink = DirectorySink::create(&options.output)?;
+    let constants = weights.iter().map(|(name, value)| (name.clone(), value)).collect();
+    let written = export::write_weights(constants, options, &mut sink, progress)?;
+    let json = ModelJson {
+        format: Some(ModelFormat::LayersModel),
+        converted_by: Some(export::CONVERTED_BY.to_owned()),
+        topology,
+        user_defined_metadata: (!metadata.is_empty()).then_some(metadata),
+        weights_manifest: vec![written.group],
+        ..ModelJson::default()
+    };
+    sink.finish(&json.to_json()?)?;
+    Ok(Summary {
+        model: options.output.join("model.json"),
+        weights: written.count,
+        shards: written.files,
+        weight_bytes: written.bytes,
+        ..Summary::default()
+    })
+}
