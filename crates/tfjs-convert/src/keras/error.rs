@@ -147,6 +147,14 @@ pub enum KerasError {
         /// Its name.
         name: String,
     },
+    /// What HDF5 as Keras writes it cannot hold.
+    #[error("`{object}` cannot be written: {what}")]
+    Unwritable {
+        /// Path in the file.
+        object: String,
+        /// Why.
+        what: String,
+    },
     /// The system's reason.
     #[error(transparent)]
     Io(#[from] std::io::Error),

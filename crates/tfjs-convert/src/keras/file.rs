@@ -73,11 +73,12 @@ pub(super) fn in_file(path: &Path, source: KerasError) -> ConvertError {
 }
 
 fn read(blob: Blob, path: &Arc<Path>) -> Result<KerasFile, KerasError> {
-    if is_hdf5(&blob) {
-        return from_hdf5(&H5File::open(blob)?, path);
-    }
+    // First the archive: a member of it may lie where HDF5 after a user block would start.
     if is_zip(&blob) {
         return from_archive(&Archive::open(blob)?, path);
+    }
+    if is_hdf5(&blob) {
+        return from_hdf5(&H5File::open(blob)?, path);
     }
     let bytes = blob.bytes();
     let found = match () {

@@ -7,7 +7,10 @@ mod blob;
 mod error;
 mod file;
 mod h5;
+mod write;
 
 pub use archive::Assets;
 pub use error::KerasError;
 pub use file::KerasFile;
+pub use h5::H5Group;
+pub use write::{H5Model, KerasArchive, write_h5};

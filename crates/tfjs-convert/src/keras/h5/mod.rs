@@ -13,6 +13,9 @@ use super::{KerasError, blob::Blob};
 
 mod lzf;
 mod reader;
+mod writer;
+
+pub use writer::H5Group;
 
 /// Data that fill more than this and more than [`MAX_EXPANSION`] times their file are taken for a bomb.
 pub(crate) const MIN_LIMIT: u64 = 256 << 20;
