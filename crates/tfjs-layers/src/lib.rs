@@ -15,6 +15,7 @@ mod dialect;
 pub mod emit;
 mod error;
 mod initializers;
+mod keras;
 mod layer;
 pub mod layers;
 mod matching;

@@ -198,11 +198,11 @@ fn common_end(a: &str, b: &str) -> usize {
 /// Keras 3: `layers/<class in snake case, numbered>/<attributes>/vars/<index>`, models inside likewise; SavedModels:
 /// `layers/<name of the layer>/<attributes>/<variable>`.
 fn by_path<'w>(network: &Network, params: &Params, list: &'w [StoredWeight], matched: &mut Matched<'w>) {
-    let mut places: HashMap<String, usize> = HashMap::new();
-    collect_places(network, params, &[String::new()], &mut places);
+    let mut places = Places::default();
+    collect_places(network, params, "", "", &mut places);
     for weight in list {
         let path = normal(&weight.name);
-        match places.get(&path) {
+        match places.read.get(&path) {
             Some(&i) => matched.found.push((WeightId(i), weight)),
             None if is_bookkeeping(&path) => {}
             None => matched.left_over.push(weight.name.clone()),
@@ -225,13 +225,18 @@ fn normal(path: &str) -> String {
     path.split('/').map(|s| s.trim_start_matches('_')).filter(|s| !s.is_empty()).collect::<Vec<_>>().join("/")
 }
 
-/// All paths by which each weight of the network may be stored.
-fn collect_places(
-    network: &Network,
-    params: &Params,
-    prefixes: &[String],
-    places: &mut HashMap<String, usize>,
-) {
+/// Where weights are stored, by their index.
+#[derive(Default)]
+struct Places {
+    /// All paths that are read.
+    read: HashMap<String, usize>,
+    /// Those of Keras 3, which are written.
+    written: BTreeMap<usize, String>,
+}
+
+/// The paths of all weights of a network. `numbered` and `named` are those of the network itself: by class and number
+/// (Keras 3), and by the names of layers (SavedModels).
+fn collect_places(network: &Network, params: &Params, numbered: &str, named: &str, places: &mut Places) {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for (config, node) in network.config.layers.iter().zip(&network.nodes) {
         if config.implied {
@@ -239,20 +244,14 @@ fn collect_places(
         }
         let class = snake_case(&config.class_name);
         let n = counts.entry(class.clone()).or_default();
-        let numbered = if *n == 0 { class.clone() } else { format!("{class}_{n}") };
+        let number = if *n == 0 { String::new() } else { format!("_{n}") };
         *n += 1;
-        let mut own = Vec::new();
-        for prefix in prefixes {
-            for name in [&numbered, &config.name] {
-                own.push(format!("{prefix}layers/{name}/"));
-            }
-        }
-        own.dedup();
+        let numbered = format!("{numbered}layers/{class}{number}/");
+        let named = format!("{named}layers/{}/", config.name);
         if let Some(inner) = node.layer.network() {
             let held = node.layer.held_as();
-            let inside: Vec<String> =
-                own.iter().map(|p| if held.is_empty() { p.clone() } else { format!("{p}{held}/") }).collect();
-            collect_places(inner, params, &inside, places);
+            let inside = |p: &str| if held.is_empty() { p.to_owned() } else { format!("{p}{held}/") };
+            collect_places(inner, params, &inside(&numbered), &inside(&named), places);
             if held.is_empty() {
                 continue;
             }
@@ -268,11 +267,18 @@ fn collect_places(
             let (object, _) = weight.object.rsplit_once('/').unwrap_or(("", &weight.object));
             let index = indices.entry(object).or_default();
             let object = if object.is_empty() { String::new() } else { format!("{object}/") };
-            for p in &own {
-                places.entry(normal(&format!("{p}{object}vars/{index}"))).or_insert(i);
-                places.entry(normal(&format!("{p}{}", weight.object))).or_insert(i);
-            }
+            let path = format!("{numbered}{object}vars/{index}");
+            places.read.entry(normal(&path)).or_insert(i);
+            places.read.entry(normal(&format!("{named}{}", weight.object))).or_insert(i);
+            places.written.entry(i).or_insert(path);
             *index += 1;
         }
     }
+}
+
+/// The path of each weight in a `.keras` file, with its index in `params`, in the order of the layers.
+pub(crate) fn object_paths(network: &Network, params: &Params) -> Vec<(String, usize)> {
+    let mut places = Places::default();
+    collect_places(network, params, "", "", &mut places);
+    places.written.into_iter().map(|(i, path)| (path, i)).collect()
 }

@@ -160,6 +160,10 @@ impl LayersModel {
         &self.network
     }
 
+    pub(crate) fn params(&self) -> &Params {
+        &self.params
+    }
+
     /// Its weights, in the order their layers declared them.
     pub fn weights(&self) -> impl Iterator<Item = (WeightId, &Weight)> {
         self.params.weights.iter().enumerate().map(|(i, w)| (WeightId(i), &**w))
