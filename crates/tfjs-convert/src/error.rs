@@ -213,6 +213,22 @@ pub enum ConvertError {
         #[source]
         source: LayersError,
     },
+    /// The output should be a file and is a directory.
+    #[error("the output path should be {expected}, but it is an existing directory: {}", path.display())]
+    OutputIsDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The format cannot hold a model of this size.
+    #[error("the model takes {bytes} bytes, and a {format} holds at most 2147483647")]
+    OutputTooLarge {
+        /// Output format.
+        format: &'static str,
+        /// Size of the model.
+        bytes: u64,
+    },
     /// The file holds weights and no layers.
     #[error("{} holds weights without a model; they can be written as {expected} only", path.display())]
     WeightsOnly {

@@ -12,7 +12,7 @@ use tfjs_layers::{LayersError, LayersModel, LayersOptions, StoredWeights};
 
 use crate::{
     ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning, export,
-    keras::KerasFile, model::Model,
+    keras::KerasFile, model::Model, target,
 };
 
 type Result<T> = std::result::Result<T, ConvertError>;
@@ -96,10 +96,39 @@ pub(crate) fn write(
             write_tfjs(Topology::None, weights, options, metadata, progress)
         }
         (Source::Weights(_), _) => Err(weights_only(options)),
-        (_, output) => {
-            Err(ConvertError::UnsupportedPair { input: options.input_format.name(), output: output.name() })
+        (Source::Model(model), OutputFormat::Keras) => {
+            let path = file_output(options, "the path to an HDF5 file")?;
+            written(path, target::keras::write_h5(&model, path)?)
         }
+        (Source::Model(model), OutputFormat::KerasKeras) => {
+            let path = file_output(options, "the path to a .keras file")?;
+            written(path, target::keras::write_keras(&model, path)?)
+        }
+        (Source::Model(model), OutputFormat::KerasSavedModel) => {
+            let graph = model.to_graph().map_err(in_file(options))?;
+            let weights = target::saved_model::write(&graph, &options.output)?;
+            written(&options.output.join("saved_model.pb"), weights)
+        }
+        (Source::Model(_), OutputFormat::TfjsGraphModel) => unreachable!("graphs go through the pipeline"),
     }
+}
+
+fn written(path: &Path, weights: usize) -> Result<Summary> {
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    Ok(Summary { model: path.to_path_buf(), weights, shards: 1, weight_bytes: bytes, ..Summary::default() })
+}
+
+/// The output when it is to be a file.
+fn file_output<'o>(options: &'o ConvertOptions, expected: &'static str) -> Result<&'o Path> {
+    let path = options.output.as_path();
+    if path.is_dir() {
+        return Err(ConvertError::OutputIsDirectory { path: path.to_path_buf(), expected });
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        let failed = |source| ConvertError::Io { path: parent.to_path_buf(), source };
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    Ok(path)
 }
 
 fn write_tfjs(

@@ -21,6 +21,7 @@ mod pipeline;
 pub mod proto;
 pub mod source;
 mod summary;
+mod target;
 mod values;
 
 pub use convert::{check, convert};

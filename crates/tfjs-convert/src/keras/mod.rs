@@ -13,4 +13,5 @@ pub use archive::Assets;
 pub use error::KerasError;
 pub use file::KerasFile;
 pub use h5::H5Group;
+pub(crate) use write::atomically;
 pub use write::{H5Model, KerasArchive, write_h5};

@@ -176,7 +176,7 @@ pub fn write_h5(path: &Path, root: &H5Group) -> Result<(), ConvertError> {
 }
 
 /// Writes a file beside `path` and gives it that name when it is whole; otherwise nothing is left.
-fn atomically(
+pub(crate) fn atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), KerasError>,
 ) -> Result<(), ConvertError> {
