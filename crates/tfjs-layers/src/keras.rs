@@ -97,8 +97,8 @@ impl Writer {
             let mut entry = self.layer(layer)?;
             if !sequential {
                 entry["name"] = layer.name.clone().into();
-                entry["inbound_nodes"] =
-                    layer.calls.iter().map(|c| self.call(model, layer, c)).collect::<Result<_>>()?;
+                let calls = layer.calls.iter().filter(|c| !c.args.is_empty() || !c.kwargs.is_empty());
+                entry["inbound_nodes"] = calls.map(|c| self.call(model, layer, c)).collect::<Result<_>>()?;
             }
             layers.push(entry);
         }
@@ -223,9 +223,6 @@ impl Writer {
     }
 
     fn call(&self, model: &ModelConfig, layer: &LayerConfig, call: &CallConfig) -> Result<Value> {
-        if call.args.is_empty() && call.kwargs.is_empty() {
-            return Ok(json!([]));
-        }
         let (mut args, mut kwargs) = (call.args.clone(), call.kwargs.clone());
         let recurrent = RECURRENT.contains(&layer.class_name.as_str());
         if self.keras3 {
