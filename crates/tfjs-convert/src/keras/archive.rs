@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     io::{Cursor, Read},
     sync::Arc,
 };
@@ -151,19 +152,36 @@ fn unfold(members: IndexMap<String, Member>) -> IndexMap<String, Member> {
 
 /// Files that belong to a model, such as vocabularies. Read when asked for.
 #[derive(Clone, Default)]
-pub struct Assets(Option<Archive>);
+pub struct Assets(Place);
+
+#[derive(Clone, Default)]
+enum Place {
+    #[default]
+    Nowhere,
+    Archive(Archive),
+    Memory(Arc<BTreeMap<String, Bytes>>),
+}
 
 const ASSETS: &str = "assets/";
 
 impl Assets {
     pub(super) fn of(archive: &Archive) -> Assets {
-        Assets(Some(archive.clone()))
+        Assets(Place::Archive(archive.clone()))
+    }
+
+    pub(super) fn in_memory(files: BTreeMap<String, Bytes>) -> Assets {
+        Assets(Place::Memory(Arc::new(files)))
     }
 
     /// Paths of all assets, such as `layers/text_vectorization/vocabulary.txt`.
     pub fn paths(&self) -> Vec<String> {
-        let Some(archive) = &self.0 else { return Vec::new() };
-        archive.names().filter_map(|name| name.strip_prefix(ASSETS)).map(str::to_owned).collect()
+        match &self.0 {
+            Place::Nowhere => Vec::new(),
+            Place::Archive(archive) => {
+                archive.names().filter_map(|name| name.strip_prefix(ASSETS)).map(str::to_owned).collect()
+            }
+            Place::Memory(files) => files.keys().cloned().collect(),
+        }
     }
 
     /// The contents of an asset; `None` when there is no such path.
@@ -171,10 +189,13 @@ impl Assets {
     /// # Errors
     /// When it is damaged or would grow beyond the limit.
     pub fn read(&self, path: &str) -> Result<Option<Bytes>, KerasError> {
-        let name = format!("{ASSETS}{path}");
         match &self.0 {
-            Some(archive) if archive.has(&name) => archive.bytes(&name).map(Some),
-            _ => Ok(None),
+            Place::Nowhere => Ok(None),
+            Place::Archive(archive) => {
+                let name = format!("{ASSETS}{path}");
+                archive.has(&name).then(|| archive.bytes(&name)).transpose()
+            }
+            Place::Memory(files) => Ok(files.get(path).cloned()),
         }
     }
 }

@@ -133,6 +133,11 @@ pub enum KerasError {
         "this HDF5 file holds no Keras model or weights: no attribute `model_config` or `layer_names`, no group `layers`"
     )]
     NotKeras,
+    /// A SavedModel that another than Keras wrote.
+    #[error(
+        "this SavedModel holds no Keras model: it has no `keras_metadata.pb` with the config of one; convert it with --input_format=tf_saved_model"
+    )]
+    NotKerasSavedModel,
     /// A pickled object, which only running code could read.
     #[error(
         "archive member `{name}` is a pickled Python object, which is never executed; save the model with Keras's default weights format, `h5`"

@@ -52,11 +52,14 @@ const WEIGHTS: &str = "model.weights.h5";
 const WEIGHTS_NPZ: &str = "model.weights.npz";
 
 impl KerasFile {
-    /// Opens a file by what is in it, whatever its name says.
+    /// Opens a file by what is in it, whatever its name says; a directory is a SavedModel of Keras 2.
     ///
     /// # Errors
     /// [`ConvertError::Keras`] when it is not a Keras file or is broken, with the place.
     pub fn open(path: &Path) -> Result<KerasFile, ConvertError> {
+        if path.is_dir() {
+            return super::saved_model::read(path);
+        }
         let blob = Blob::open(path)?;
         let file: Arc<Path> = path.into();
         read(blob, &file).map_err(|source| in_file(&file, source))
@@ -133,7 +136,7 @@ fn json_member(archive: &Archive, name: &str) -> Result<Value, KerasError> {
     json(&archive.bytes(name)?, name)
 }
 
-fn json(text: &[u8], place: &str) -> Result<Value, KerasError> {
+pub(super) fn json(text: &[u8], place: &str) -> Result<Value, KerasError> {
     let wrong = |source| KerasError::Json { place: place.to_owned(), source };
     let value = serde_json::from_slice(text);
     if value.is_err()

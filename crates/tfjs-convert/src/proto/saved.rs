@@ -484,3 +484,20 @@ pub struct SavedTensorSlices {
     #[prost(message, optional, tag = "2")]
     pub data: ::core::option::Option<SavedSlice>,
 }
+/// `keras_metadata.pb`: what Keras 2 knows of each object of a SavedModel's graph, as JSON.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KerasMetadata {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<KerasObject>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KerasObject {
+    #[prost(int32, tag = "2")]
+    pub node_id: i32,
+    #[prost(string, tag = "3")]
+    pub node_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub identifier: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub metadata: ::prost::alloc::string::String,
+}

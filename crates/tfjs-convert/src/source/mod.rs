@@ -25,6 +25,7 @@ pub use checkpoint_v1::CheckpointV1;
 pub(crate) use file::FileAt;
 pub use import::{Checkpoint, Imported, Lazy, Signature, Stored, TensorRef, Variables};
 pub(crate) use restore::node_name;
+pub(crate) use skim::Contents;
 pub(crate) use tensor::element_count;
 pub use tensor::{RawData, RawTensor, TensorMeta, width};
 pub(crate) use tensor_proto::raw_tensor;

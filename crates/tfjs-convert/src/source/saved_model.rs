@@ -151,11 +151,16 @@ fn assets(dir: &Path, meta: &MetaGraphDef) -> HashMap<String, PathBuf> {
     let mut files = HashMap::new();
     for def in defs {
         let Some(Encoding::Name(tensor)) = def.tensor_info.and_then(|i| i.encoding) else { continue };
-        // Only plain names below `assets/`: a file of the model, not one of the machine.
-        let relative = Path::new(&def.filename);
-        if relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
-            files.insert(node_name(&tensor).to_owned(), dir.join("assets").join(relative));
+        if let Some(path) = asset_path(dir, &def.filename) {
+            files.insert(node_name(&tensor).to_owned(), path);
         }
     }
     files
+}
+
+/// An asset's path. Only plain names below `assets/`: a file of the model, not one of the machine.
+pub(crate) fn asset_path(dir: &Path, name: &str) -> Option<PathBuf> {
+    let relative = Path::new(name);
+    let plain = relative.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+    plain.then(|| dir.join("assets").join(relative))
 }
