@@ -41,12 +41,14 @@ impl LayersModel {
         if self.dialect() == Dialect::Keras3 { Dialect::Keras3 } else { Dialect::Keras2 }
     }
 
-    /// The model's configuration, `{class_name, config}`, for Keras's `from_json`, `.h5` and `.keras` files.
+    /// The model's configuration, `{class_name, config}`. For `.keras` archives layers say the Python module they are
+    /// from, which those of Keras 2 do not in `.h5` files.
     ///
     /// # Errors
     /// When an operation of one version of Keras would have to be written for the other.
-    pub fn keras_config(&self) -> Result<Value> {
-        Writer { keras3: self.keras_dialect() == Dialect::Keras3 }.model(&self.network().config, None)
+    pub fn keras_config(&self, archive: bool) -> Result<Value> {
+        let keras3 = self.keras_dialect() == Dialect::Keras3;
+        Writer { keras3, modules: keras3 || archive }.model(&self.network().config, None)
     }
 
     /// Weights as `.h5` files hold them: for each layer its variables in Keras's order, with their names.
@@ -83,6 +85,7 @@ impl LayersModel {
 
 struct Writer {
     keras3: bool,
+    modules: bool,
 }
 
 impl Writer {
@@ -117,8 +120,12 @@ impl Writer {
         }
         let class = if sequential { "Sequential" } else { "Functional" };
         let mut entry = json!({"class_name": class, "config": config});
-        if self.keras3 {
-            let module = if sequential { "keras" } else { "keras.src.models.functional" };
+        if self.modules {
+            let module = match (sequential, self.keras3) {
+                (true, _) => "keras",
+                (false, true) => "keras.src.models.functional",
+                (false, false) => "tf_keras.src.engine.functional",
+            };
             entry["module"] = module.into();
             entry["registered_name"] = if sequential { Value::Null } else { "Functional".into() };
         }
@@ -131,7 +138,7 @@ impl Writer {
         }
         let config = self.config(&layer.class_name, &layer.config, layer.module.as_deref())?;
         let mut entry = json!({"class_name": layer.class_name, "config": config});
-        if self.keras3 {
+        if self.modules {
             let module = layer.module.clone().unwrap_or_else(|| "keras.layers".to_owned());
             entry["module"] = module.into();
             entry["registered_name"] = Value::Null;

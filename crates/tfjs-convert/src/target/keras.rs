@@ -20,8 +20,8 @@ fn version(model: &LayersModel) -> &'static str {
     if model.keras_dialect() == Dialect::Keras3 { KERAS_3 } else { KERAS_2 }
 }
 
-fn config(model: &LayersModel, path: &Path) -> Result<Value> {
-    model.keras_config().map_err(|source| ConvertError::Layers { path: path.to_path_buf(), source })
+fn config(model: &LayersModel, path: &Path, archive: bool) -> Result<Value> {
+    model.keras_config(archive).map_err(|source| ConvertError::Layers { path: path.to_path_buf(), source })
 }
 
 /// Writes the model as `.h5`, and returns the number of weights.
@@ -36,7 +36,7 @@ pub(crate) fn write_h5(model: &LayersModel, path: &Path) -> Result<usize> {
     let file = H5Model {
         keras_version: version(model).to_owned(),
         backend: "tensorflow".to_owned(),
-        model_config: Some(config(model, path)?),
+        model_config: Some(config(model, path, false)?),
         training_config: None,
         layers,
         optimizer: Vec::new(),
@@ -52,7 +52,8 @@ pub(crate) fn write_keras(model: &LayersModel, path: &Path) -> Result<usize> {
     let count = weights.len();
     let mut metadata = Map::new();
     metadata.insert("keras_version".to_owned(), version(model).into());
-    let file = KerasArchive { config: config(model, path)?, metadata, weights, ..KerasArchive::default() };
+    let file =
+        KerasArchive { config: config(model, path, true)?, metadata, weights, ..KerasArchive::default() };
     file.write(path)?;
     Ok(count)
 }
