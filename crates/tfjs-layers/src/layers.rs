@@ -12,6 +12,7 @@ mod pooling;
 mod preprocessing;
 mod recurrent;
 mod reshaping;
+mod spatial;
 mod spectral;
 mod wrapper;
 
