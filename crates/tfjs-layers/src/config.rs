@@ -30,6 +30,7 @@ const COMMON: &[&str] = &[
     "build_config",
     "shared_object_id",
     "dynamic",
+    "activity_regularizer",
     "quantization_config",
     "input_dtype",
     "autocast",
@@ -243,8 +244,8 @@ impl<'a> Config<'a> {
     pub fn activation(&self, key: &str, default: &str) -> Result<Activation> {
         self.used.borrow_mut().insert(key.to_owned());
         match self.map.get(key) {
-            None => Activation::parse(&Value::from(default), self.dialect),
-            Some(value) => Activation::parse(value, self.dialect),
+            None => Activation::parse(&Value::from(default)),
+            Some(value) => Activation::parse(value),
         }
     }
 
@@ -258,6 +259,25 @@ impl<'a> Config<'a> {
         match self.get(&format!("{weight}_initializer")) {
             None => Initializer::parse(&Value::from(default)),
             Some(value) => Initializer::parse(value),
+        }
+    }
+
+    /// The form in which Keras 3 has quantized the layer (`int8`, `int4`, `float8`, …), if it has.
+    ///
+    /// # Errors
+    /// When there is no arithmetic for it here.
+    pub fn int8(&self) -> Result<bool> {
+        let Some(dtype) = self.map.get("dtype") else { return Ok(false) };
+        let mode = match dtype.pointer("/config/mode").or(Some(dtype)).and_then(Value::as_str) {
+            Some(name) => {
+                name.split("_from_").next().filter(|_| name.contains("_from_") || dtype.is_object())
+            }
+            None => None,
+        };
+        match mode {
+            None | Some("float32") => Ok(false),
+            Some("int8") => Ok(true),
+            Some(_) => Err(self.wrong("dtype", "a type of numbers, or quantization to int8")),
         }
     }
 

@@ -78,6 +78,11 @@ impl Emit {
         Ok(self.builder.op_n(op, inputs, attrs, count)?)
     }
 
+    /// Whether the value of a weight is known: weights of fine-tuning may be absent.
+    pub fn has_value(&self, id: WeightId) -> bool {
+        self.params.weights.get(id.0).is_some_and(|w| w.value.is_some())
+    }
+
     /// A weight of the model.
     pub fn weight(&mut self, id: WeightId) -> Port {
         if let Some(&port) = self.weights.get(&id) {

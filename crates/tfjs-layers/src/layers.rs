@@ -4,15 +4,18 @@ mod activation;
 mod attention;
 mod convolution;
 mod core;
+mod einsum_dense;
+mod embedding;
 mod image;
 mod merging;
 mod normalization;
 mod operation;
 mod pooling;
 mod preprocessing;
+mod quantized;
 mod recurrent;
+mod regularization;
 mod reshaping;
-mod spatial;
 mod spectral;
 mod wrapper;
 
@@ -25,7 +28,10 @@ use crate::{Config, Dialect, Layer, LayersError, layer::LayerDef, topology::Laye
 pub fn families() -> impl Iterator<Item = (&'static str, &'static [LayerDef])> {
     [
         ("core", core::LAYERS),
+        ("einsum_dense", einsum_dense::LAYERS),
+        ("embedding", embedding::LAYERS),
         ("activation", activation::LAYERS),
+        ("regularization", regularization::LAYERS),
         ("merging", merging::LAYERS),
         ("attention", attention::LAYERS),
         ("convolution", convolution::LAYERS),

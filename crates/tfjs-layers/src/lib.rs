@@ -12,6 +12,7 @@
 mod activations;
 mod config;
 mod dialect;
+mod einsum;
 pub mod emit;
 mod error;
 mod initializers;

@@ -141,12 +141,6 @@ impl<'a> Scope<'a> {
         WeightId(self.params.weights.len() - 1)
     }
 
-    /// Gives a weight another last name in TF.js.
-    pub fn rename_tfjs(&mut self, id: WeightId, name: &str) {
-        let path: Vec<&str> = self.tfjs.iter().map(String::as_str).chain([name]).collect();
-        Arc::make_mut(&mut self.params.weights[id.0]).tfjs = path.join("/");
-    }
-
     /// The scope of an object that belongs to the layer: a wrapped layer or a cell. `object` is the attribute that
     /// holds it (`cell`, `forward_layer`); `keras` and `tfjs` are what it adds to the names of variables, which may be
     /// nothing.
@@ -207,9 +201,11 @@ impl<'a> Scope<'a> {
 }
 
 impl Weight {
-    /// Whether files may lack it: what only counts, and does not change what the layer computes.
+    /// Whether files may lack it.
     pub fn optional(&self) -> bool {
-        matches!(self.object.rsplit('/').next(), Some("count" | "seed_generator_state"))
+        // Matrices of low rank that fine-tuning adds are merged into the kernel when Keras saves it.
+        let name = self.object.rsplit('/').next().unwrap_or_default();
+        matches!(name, "count" | "seed_generator_state") || name.starts_with("lora_")
     }
 }
 

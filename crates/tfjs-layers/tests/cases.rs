@@ -1,5 +1,6 @@
 //! Layers against Keras: every line of `fixtures/layers/*.ndjson` is a model with inputs and the outputs that tf_keras 2.19
 //! or Keras 3.15 gave. `fixtures/make/layer_cases` makes them. `CASES=regex` chooses some by id.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{fmt::Write, fs, path::Path};
 

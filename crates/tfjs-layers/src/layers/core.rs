@@ -1,40 +1,50 @@
-//! Dense, Activation, Embedding, Flatten, Reshape, dropout and other layers of Keras's "core".
+//! Dense, Masking, and layers that only arrange what they are given: Flatten, Reshape, Permute, RepeatVector.
 
-use tfjs_graph::{Fact, builder::attr};
+use tfjs_graph::{Fact, Port, builder::attr};
+use tfjs_kernels::{DType, Tensor};
 
+use super::quantized;
 use crate::{
-    Activation, Call, Config, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId,
+    Activation, Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId,
     emit::Dim,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
 
 pub(super) const LAYERS: &[LayerDef] = &[
-    LayerDef::new("InputLayer", |c| {
-        c.known(&["sparse", "ragged", "optional", "batch_size"]);
-        identity("InputLayer", c)
-    }),
+    LayerDef::new("InputLayer", |c| identity(c, &["sparse", "ragged", "optional", "batch_size"])),
+    LayerDef::new("Identity", |c| identity(c, &[])),
     LayerDef::new("Dense", |c| {
-        c.known(&["input_dim", "kernel_quantizer", "lora_rank"]);
+        c.known(&["input_dim", "kernel_quantizer", "bias_quantizer"]);
         Ok(Box::new(Dense {
             units: c.usize("units")?,
             activation: c.activation("activation", "linear")?,
-            use_bias: c.bool_or("use_bias", true)?,
-            kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
-            bias_initializer: c.initializer("bias", "zeros")?,
+            bias_initializer: c
+                .bool_or("use_bias", true)?
+                .then(|| c.initializer("bias", "zeros"))
+                .transpose()?,
+            kernel: Kernel::new(c, "kernel", "glorot_uniform")?,
             weights: None,
         }))
     }),
-    LayerDef::new("Activation", |c| Ok(Box::new(ActivationLayer(c.activation("activation", "linear")?)))),
-    LayerDef::new("Dropout", |c| {
-        c.known(&["rate", "noise_shape", "seed"]);
-        identity("Dropout", c)
-    }),
+    LayerDef::new("Masking", |c| Ok(Box::new(Masking { value: c.f64_or("mask_value", 0.0)? }))),
     LayerDef::new("Flatten", |c| Ok(Box::new(Flatten { channels_last: c.channels_last()? }))),
+    LayerDef::new("Reshape", |c| Ok(Box::new(Reshape { target: target_shape(c)? }))),
+    LayerDef::new("Permute", |c| {
+        let dims = c.opt_ints("dims")?.ok_or_else(|| c.wrong("dims", "the axes in their new order"))?;
+        let order = std::iter::once(Ok(0)).chain(dims.into_iter().map(usize::try_from));
+        let order = order.collect::<std::result::Result<_, _>>();
+        Ok(Box::new(Permute { order: order.map_err(|_| c.wrong("dims", "the axes, counted from 1"))? }))
+    }),
+    LayerDef::new("RepeatVector", |c| {
+        c.known(&["input_dim", "input_length"]);
+        let count = i32::try_from(c.usize("n")?).map_err(|_| c.wrong("n", "a size"))?;
+        Ok(Box::new(RepeatVector { count }))
+    }),
 ];
 
-fn identity(_class: &'static str, c: &Config<'_>) -> Result<Box<dyn Layer>> {
-    c.known(&["activity_regularizer"]);
+fn identity(c: &Config<'_>, keys: &[&str]) -> Result<Box<dyn Layer>> {
+    c.known(keys);
     Ok(Box::new(Identity))
 }
 
@@ -48,33 +58,107 @@ impl Layer for Identity {
     }
 }
 
+/// A matrix of weights in any form that Keras 3 gives it: plain, quantized, or fine-tuned by one of low rank.
+///
+/// kernel: any shape; quantized also kernel_scale; fine-tuned also `lora_kernel_a` and `lora_kernel_b`, whose product is
+/// added.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    name: &'static str,
+    pub(super) initializer: Initializer,
+    pub(super) int8: bool,
+    /// Rank, and the factor of the product.
+    lora: Option<(usize, f32)>,
+}
+
+/// The weights of a [`Kernel`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KernelIds {
+    kernel: WeightId,
+    lora: Option<(WeightId, WeightId, f32)>,
+}
+
+impl Kernel {
+    pub(super) fn new(c: &Config<'_>, name: &'static str, default: &str) -> Result<Kernel> {
+        let rank = c.opt_usize("lora_rank")?.filter(|&r| r > 0);
+        let alpha = c.opt_f64("lora_alpha")?;
+        let lora = rank.map(|r| (r, (alpha.unwrap_or(r as f64) / r as f64) as f32));
+        Ok(Kernel { name, initializer: c.initializer(name, default)?, int8: c.int8()?, lora })
+    }
+
+    pub(super) fn declare(&self, scope: &mut Scope<'_>, shape: &[usize]) -> KernelIds {
+        let (name, initializer) = (self.name, self.initializer.clone());
+        let kernel = if self.int8 {
+            scope.declare(name, shape, DType::Int32, initializer, false)
+        } else if self.lora.is_some() {
+            scope.state(name, shape, initializer)
+        } else {
+            scope.weight(name, shape, initializer)
+        };
+        KernelIds { kernel, lora: None }
+    }
+
+    /// Weights of fine-tuning come after all others.
+    pub(super) fn declare_lora(&self, scope: &mut Scope<'_>, shape: &[usize], ids: &mut KernelIds) {
+        let (Some((rank, factor)), Some((&columns, rows))) = (self.lora, shape.split_last()) else { return };
+        let a_shape: Vec<usize> = rows.iter().copied().chain([rank]).collect();
+        let a = scope.weight(&format!("lora_{}_a", self.name), &a_shape, Initializer::named("he_uniform"));
+        let b = scope.weight(&format!("lora_{}_b", self.name), &[rank, columns], Initializer::zeros());
+        ids.lora = Some((a, b, factor));
+    }
+
+    /// The matrix; int32 when it is quantized.
+    pub(super) fn emit(&self, g: &mut Emit, ids: KernelIds) -> Result<Port> {
+        let kernel = g.weight(ids.kernel);
+        match ids.lora {
+            Some((a, b, factor)) if g.has_value(a) && g.has_value(b) => {
+                let (a, b) = (g.weight(a), g.weight(b));
+                let product = g.matmul(a, b)?;
+                let product = g.scale(product, factor)?;
+                g.add(kernel, product)
+            }
+            _ => Ok(kernel),
+        }
+    }
+}
+
 /// `activation(x · kernel + bias)` along the last axis.
 ///
-/// kernel: `[in, units]`, bias: `[units]`.
+/// kernel: `[in, units]`, bias: `[units]`; quantized also kernel_scale: `[units]`.
 #[derive(Debug)]
 struct Dense {
     units: usize,
     activation: Activation,
-    use_bias: bool,
-    kernel_initializer: Initializer,
-    bias_initializer: Initializer,
-    weights: Option<(WeightId, Option<WeightId>)>,
+    kernel: Kernel,
+    bias_initializer: Option<Initializer>,
+    weights: Option<(KernelIds, Option<WeightId>, Option<WeightId>)>,
 }
 
 impl Layer for Dense {
     fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
-        let width = last_dim(inputs)?;
-        let kernel = scope.weight("kernel", &[width, self.units], self.kernel_initializer.clone());
-        let bias = self.use_bias.then(|| scope.weight("bias", &[self.units], self.bias_initializer.clone()));
-        self.weights = Some((kernel, bias));
+        let shape = [last_dim(inputs)?, self.units];
+        let mut kernel = self.kernel.declare(scope, &shape);
+        let bias = self.bias_initializer.clone().map(|i| scope.weight("bias", &[self.units], i));
+        let scale = self.kernel.int8.then(|| scope.state("kernel_scale", &[self.units], Initializer::ones()));
+        self.kernel.declare_lora(scope, &shape, &mut kernel);
+        self.weights = Some((kernel, bias, scale));
         Ok(())
     }
 
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
         let x = call.one()?.port;
-        let (kernel, bias) = built(self.weights)?;
-        let kernel = g.weight(kernel);
-        let mut y = g.matmul(x, kernel)?;
+        let (kernel, bias, scale) = built(self.weights)?;
+        let kernel = self.kernel.emit(g, kernel)?;
+        let mut y = match scale {
+            Some(scale) => {
+                let scale = g.weight(scale);
+                quantized::matmul(g, x, kernel, scale)?
+            }
+            None => {
+                let x = g.cast(x, DType::Float32)?;
+                g.matmul(x, kernel)?
+            }
+        };
         if let Some(bias) = bias {
             let bias = g.weight(bias);
             y = g.bias_add(y, bias)?;
@@ -84,13 +168,37 @@ impl Layer for Dense {
     }
 }
 
+/// Marks steps whose values all equal `value` as absent, and zeroes them.
 #[derive(Debug)]
-struct ActivationLayer(Activation);
+struct Masking {
+    value: f64,
+}
 
-impl Layer for ActivationLayer {
+impl Layer for Masking {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
-        let y = self.0.emit(g, call.one()?.port)?;
-        Ok(vec![Sym::masked(y, call.mask(0))])
+        let x = call.one()?.port;
+        let last = g.axis(x, -1)?;
+        let value = constant(g, self.value, g.dtype(x));
+        let differs = g.op("NotEqual", &[x, value], &[])?;
+        let kept = g.reduce("Any", differs, &[last], true)?;
+        let y = if g.dialect == Dialect::Keras3 {
+            let zero = constant(g, 0.0, g.dtype(x));
+            g.select(kept, x, zero)?
+        } else {
+            let kept = g.cast(kept, g.dtype(x))?;
+            g.mul(x, kept)?
+        };
+        let mask = g.squeeze(kept, &[last])?;
+        Ok(vec![Sym::masked(y, Some(mask))])
+    }
+}
+
+/// A scalar of a type of numbers.
+pub(super) fn constant(g: &mut Emit, value: f64, dtype: DType) -> Port {
+    match dtype {
+        DType::Int32 => g.int(value as i32),
+        DType::Bool => g.constant(Tensor::scalar(value != 0.0)),
+        _ => g.scalar(value as f32),
     }
 }
 
@@ -108,24 +216,106 @@ impl Layer for Flatten {
             let order: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
             x = g.transpose(x, &order)?;
         }
-        let dims = g.dims(x)?;
-        let size = dims.iter().skip(1).try_fold(1usize, |n, d| match d {
-            Dim::Known(k) => n.checked_mul(*k),
-            Dim::Of(..) => None,
-        });
-        let y = match (size, dims.first()) {
-            (Some(size), Some(&batch)) => g.reshape(x, &[batch, Dim::Known(size)])?,
-            _ => {
-                let batch = dims.first().copied().unwrap_or(Dim::Known(1));
-                let batch = g.dim_value(batch)?;
-                let rest = g.int(-1);
-                let shape = g.op("Pack", &[batch, rest], &[("axis", attr::int(0))])?;
-                let y = g.op("Reshape", &[x, shape], &[])?;
-                g.set_shape(y, &[None, None]);
-                y
-            }
-        };
-        Ok(vec![y.into()])
+        Ok(vec![reshape_batch(g, x, &[None])?.into()])
+    }
+}
+
+fn target_shape(c: &Config<'_>) -> Result<Vec<Option<usize>>> {
+    let wrong = || c.wrong("target_shape", "sizes, one of which may be -1");
+    let list = match c.get("target_shape") {
+        Some(serde_json::Value::Array(items)) => items.clone(),
+        Some(other) => vec![other.clone()],
+        None => return Err(wrong()),
+    };
+    let size = |v: &serde_json::Value| match v {
+        serde_json::Value::Null => Ok(None),
+        v => match v.as_i64() {
+            Some(-1) => Ok(None),
+            Some(n) => usize::try_from(n).map(Some).map_err(|_| wrong()),
+            None => Err(wrong()),
+        },
+    };
+    let target: Vec<Option<usize>> = list.iter().map(size).collect::<Result<_>>()?;
+    if target.iter().filter(|d| d.is_none()).count() > 1 {
+        return Err(wrong());
+    }
+    Ok(target)
+}
+
+/// Another shape behind the batch axis; one size may be left to follow from the others.
+#[derive(Debug)]
+struct Reshape {
+    target: Vec<Option<usize>>,
+}
+
+impl Layer for Reshape {
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        Ok(vec![reshape_batch(g, call.one()?.port, &self.target)?.into()])
+    }
+}
+
+/// Reshapes all axes but the first. One size of `target` may be open.
+///
+/// # Errors
+/// When the numbers of elements are known to differ.
+pub(super) fn reshape_batch(g: &mut Emit, x: Port, target: &[Option<usize>]) -> Result<Port> {
+    let dims = g.dims(x)?;
+    let elements = dims.iter().skip(1).try_fold(1usize, |n, d| match d {
+        Dim::Known(k) => n.checked_mul(*k),
+        Dim::Of(..) => None,
+    });
+    let given = target.iter().flatten().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let open = match (elements, given) {
+        (Some(e), Some(g)) if g > 0 && e % g == 0 => Some(e / g),
+        _ => None,
+    };
+    let resolved: Option<Vec<usize>> = target.iter().map(|d| d.or(open)).collect();
+    let batch = dims.first().copied().unwrap_or(Dim::Known(1));
+    if let Some(resolved) = resolved {
+        let all: Vec<Dim> = std::iter::once(batch).chain(resolved.into_iter().map(Dim::Known)).collect();
+        return g.reshape(x, &all);
+    }
+    let mut parts = vec![g.dim_value(batch)?];
+    parts.extend(target.iter().map(|d| g.int(d.map_or(-1, |n| n as i32))));
+    let shape = g.op("Pack", &parts, &[("axis", attr::int(0))])?;
+    let y = g.op("Reshape", &[x, shape], &[])?;
+    let first = match batch {
+        Dim::Known(n) => Some(n),
+        Dim::Of(..) => None,
+    };
+    let known: Vec<Option<usize>> = std::iter::once(first).chain(target.iter().copied()).collect();
+    g.set_shape(y, &known);
+    Ok(y)
+}
+
+/// Axes in another order.
+#[derive(Debug)]
+struct Permute {
+    order: Vec<usize>,
+}
+
+impl Layer for Permute {
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        let x = call.one()?.port;
+        let rank = g.rank(x)?;
+        if (0..rank).any(|axis| !self.order.contains(&axis)) || self.order.len() != rank {
+            return Err(LayersError::Inputs(format!("`dims` is no order of the axes of {}", g.fact(x))));
+        }
+        Ok(vec![g.transpose(x, &self.order)?.into()])
+    }
+}
+
+/// `[batch, n]` repeated along a new axis 1.
+#[derive(Debug)]
+struct RepeatVector {
+    count: i32,
+}
+
+impl Layer for RepeatVector {
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        let x = g.expand_dims(call.one()?.port, 1)?;
+        let times = g.ints(&[1, self.count, 1]);
+        Ok(vec![g.op("Tile", &[x, times], &[])?.into()])
     }
 }
 
