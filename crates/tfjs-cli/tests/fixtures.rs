@@ -37,9 +37,6 @@ fn every_fixture_model_gives_tensorflows_outputs() {
     let mut count = 0;
     for (path, case) in cases() {
         for source in case["sources"].as_array().unwrap() {
-            if source["format"].as_str().unwrap().starts_with("keras") {
-                continue; // not converted yet
-            }
             count += 1;
             if let Err(e) = check(path.parent().unwrap(), &case, source) {
                 failures.push(format!("{} {source}: {e}", path.display()));
