@@ -1,5 +1,6 @@
 //! What is in a model, whatever its format.
 
+mod layers;
 mod tensorflow;
 mod tfjs;
 
@@ -141,7 +142,7 @@ impl Report {
 }
 
 /// What a path holds.
-enum Kind {
+pub(crate) enum Kind {
     Tfjs,
     TensorFlow(InputFormat, PathBuf),
     Keras(InputFormat),
@@ -157,18 +158,15 @@ pub(crate) fn report(location: &str) -> Result<Report, CliError> {
         Kind::TensorFlow(format, path) => tensorflow::report(location, format, &path),
         Kind::Keras(format) => {
             let about = match format {
-                InputFormat::KerasKeras => "Keras 3 file (.keras)",
+                InputFormat::KerasKeras => "Keras file (.keras)",
                 _ => "Keras HDF5 file",
             };
-            let mut report = Report::new(location, format.name(), about);
-            report.size = size(Path::new(location));
-            report.problems.push("this version neither reads nor converts Keras files; export the model as a SavedModel (`model.export(DIR)`) and convert that".to_owned());
-            Ok(report)
+            layers::report(location, format.name(), about)
         }
     }
 }
 
-fn detect(location: &str) -> Result<Kind, CliError> {
+pub(crate) fn detect(location: &str) -> Result<Kind, CliError> {
     if location.starts_with("http://") || location.starts_with("https://") {
         return Ok(Kind::Tfjs);
     }

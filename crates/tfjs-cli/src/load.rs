@@ -5,9 +5,15 @@ use tfjs_graph::{GraphError, GraphModel, ModelOptions};
 use tfjs_kernels::Threads;
 use tfjs_layers::{LayersModel, LayersOptions};
 
-use crate::{CliError, args::ModelArgs, image::Normalise, inputs};
+use crate::{
+    CliError,
+    args::ModelArgs,
+    image::Normalise,
+    inputs,
+    inspect::{self, Kind},
+};
 
-/// The model that the arguments name: a graph model, or a layers model as a graph.
+/// The model that the arguments name: a graph model, or a model of layers (TensorFlow.js's or a Keras file) as a graph.
 ///
 /// # Errors
 /// When it cannot be reached or is malformed.
@@ -19,6 +25,9 @@ pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
         ..LoadOptions::default()
     };
     let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
+    if let Ok(Kind::Keras(_)) = inspect::detect(&args.model) {
+        return Ok(tfjs_convert::open_keras(&args.model)?.into_graph_model()?);
+    }
     match GraphModel::open_with(&args.model, &load, options) {
         Err(GraphError::WrongKind { found: "a layers model", .. }) => {
             let model = LayersModel::open_with(&args.model, &load, &LayersOptions::default())?;

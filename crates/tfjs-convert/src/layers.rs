@@ -25,22 +25,36 @@ pub(crate) enum Source {
     Weights(Box<KerasFile>),
 }
 
-fn in_file(options: &ConvertOptions) -> impl Fn(LayersError) -> ConvertError {
-    let path = options.input.clone();
-    move |source| ConvertError::Layers { path: path.clone().into(), source }
+fn in_file(path: &Path) -> impl Fn(LayersError) -> ConvertError {
+    let path = path.to_path_buf();
+    move |source| ConvertError::Layers { path: path.clone(), source }
+}
+
+/// Opens a model of Keras layers: an `.h5` or `.keras` file (told apart by their contents), or the directory of a
+/// SavedModel that Keras wrote.
+///
+/// # Errors
+/// When the file is malformed, holds weights alone, or a layer is not known.
+pub fn open_keras(path: impl AsRef<Path>) -> Result<LayersModel> {
+    let path = path.as_ref();
+    match read_keras(path)? {
+        Source::Model(model) => Ok(*model),
+        Source::Weights(_) => Err(weights_only(path)),
+    }
 }
 
 /// Reads a model of layers.
 pub(crate) fn read(options: &ConvertOptions) -> Result<Source> {
     let path = Path::new(&options.input);
-    let file = match options.input_format {
-        InputFormat::TfjsLayersModel => {
-            let model = LayersModel::open(path).map_err(in_file(options))?;
-            return Ok(Source::Model(Box::new(model)));
-        }
-        InputFormat::KerasSavedModel => KerasFile::open(path)?,
-        _ => KerasFile::open(path)?,
-    };
+    if options.input_format != InputFormat::TfjsLayersModel {
+        return read_keras(path);
+    }
+    let model = LayersModel::open(path).map_err(in_file(path))?;
+    Ok(Source::Model(Box::new(model)))
+}
+
+fn read_keras(path: &Path) -> Result<Source> {
+    let file = KerasFile::open(path)?;
     let Some(config) = &file.config else { return Ok(Source::Weights(Box::new(file))) };
     let mut topology = Map::new();
     for (key, value) in [("keras_version", &file.keras_version), ("backend", &file.backend)] {
@@ -48,7 +62,7 @@ pub(crate) fn read(options: &ConvertOptions) -> Result<Source> {
     }
     topology.insert("model_config".to_owned(), config.clone());
     let mut model = LayersModel::new(&topology.into(), &file.weights, &LayersOptions::default())
-        .map_err(in_file(options))?;
+        .map_err(in_file(path))?;
     model.training_config = file.training_config.clone();
     model.optimizer_weights = file.optimizer.clone();
     Ok(Source::Model(Box::new(model)))
@@ -57,13 +71,15 @@ pub(crate) fn read(options: &ConvertOptions) -> Result<Source> {
 /// The model's graph, as passes work on it.
 pub(crate) fn to_graph(source: Source, options: &ConvertOptions) -> Result<Model> {
     match source {
-        Source::Model(model) => Ok(Model::from_graph(model.to_graph().map_err(in_file(options))?)),
-        Source::Weights(_) => Err(weights_only(options)),
+        Source::Model(model) => {
+            Ok(Model::from_graph(model.to_graph().map_err(in_file(Path::new(&options.input)))?))
+        }
+        Source::Weights(_) => Err(weights_only(Path::new(&options.input))),
     }
 }
 
-fn weights_only(options: &ConvertOptions) -> ConvertError {
-    ConvertError::WeightsOnly { path: options.input.clone().into(), expected: "tfjs_layers_model" }
+fn weights_only(path: &Path) -> ConvertError {
+    ConvertError::WeightsOnly { path: path.to_path_buf(), expected: "tfjs_layers_model" }
 }
 
 /// What writing would warn of.
@@ -95,7 +111,7 @@ pub(crate) fn write(
             let weights = weights.into_iter().map(|w| (w.name, w.value)).collect();
             write_tfjs(Topology::None, weights, options, metadata, progress)
         }
-        (Source::Weights(_), _) => Err(weights_only(options)),
+        (Source::Weights(_), _) => Err(weights_only(Path::new(&options.input))),
         (Source::Model(model), OutputFormat::Keras) => {
             let path = file_output(options, "the path to an HDF5 file")?;
             written(path, target::keras::write_h5(&model, path)?)
@@ -105,7 +121,7 @@ pub(crate) fn write(
             written(path, target::keras::write_keras(&model, path)?)
         }
         (Source::Model(model), OutputFormat::KerasSavedModel) => {
-            let graph = model.to_graph().map_err(in_file(options))?;
+            let graph = model.to_graph().map_err(in_file(Path::new(&options.input)))?;
             let weights = target::saved_model::write(&graph, &options.output)?;
             written(&options.output.join("saved_model.pb"), weights)
         }

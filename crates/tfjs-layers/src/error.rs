@@ -39,6 +39,12 @@ pub enum LayersError {
         #[source]
         source: Box<LayersError>,
     },
+    /// Layers that cannot be made: all of them at once.
+    #[error("{} cannot be made:{}", if .0.len() == 1 { "a layer" } else { "some layers" }, list(.0))]
+    Unsupported(
+        /// One error per layer.
+        Vec<LayersError>,
+    ),
     /// There is no layer of this class.
     #[error("class `{class}` is not known{hint}")]
     UnknownClass {
@@ -156,11 +162,29 @@ pub enum LayersError {
     },
 }
 
+/// Each on a line of its own, with its causes.
+fn list(errors: &[LayersError]) -> String {
+    let mut text = String::new();
+    for error in errors {
+        text += "\n  ";
+        let mut next: Option<&dyn std::error::Error> = Some(error);
+        while let Some(e) = next {
+            text += &e.to_string();
+            next = e.source();
+            text += if next.is_some() { ": " } else { "" };
+        }
+    }
+    text
+}
+
 impl LayersError {
     /// Says in which layer the error lies; an error that says so already keeps its place.
     #[must_use]
     pub fn in_layer(self, layer: &str, class: &str) -> LayersError {
         match self {
+            LayersError::Unsupported(errors) => {
+                LayersError::Unsupported(errors.into_iter().map(|e| e.in_layer(layer, class)).collect())
+            }
             LayersError::Layer { layer: inner, class, source } => {
                 LayersError::Layer { layer: format!("{layer}/{inner}"), class, source }
             }

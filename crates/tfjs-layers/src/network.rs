@@ -43,11 +43,18 @@ impl Network {
     /// # Errors
     /// When a class is not known, a config is wrong, or calls cannot be ordered.
     pub fn new(config: ModelConfig, dialect: Dialect) -> Result<Network> {
-        let node = |l: &LayerConfig| {
-            let layer = make(l, dialect).map_err(|e| e.in_layer(&l.name, &l.class_name))?;
-            Ok(Node { layer, weights: 0..0, outputs: Vec::new(), built: false })
-        };
-        let nodes = config.layers.iter().map(node).collect::<Result<_>>()?;
+        let mut nodes = Vec::with_capacity(config.layers.len());
+        let mut unsupported = Vec::new();
+        for l in &config.layers {
+            match make(l, dialect).map_err(|e| e.in_layer(&l.name, &l.class_name)) {
+                Ok(layer) => nodes.push(Node { layer, weights: 0..0, outputs: Vec::new(), built: false }),
+                Err(LayersError::Unsupported(errors)) => unsupported.extend(errors),
+                Err(error) => unsupported.push(error),
+            }
+        }
+        if !unsupported.is_empty() {
+            return Err(LayersError::Unsupported(unsupported));
+        }
         let order = order(&config)?;
         Ok(Network { config, nodes, order })
     }

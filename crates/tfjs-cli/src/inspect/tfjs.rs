@@ -6,9 +6,9 @@ use tfjs_format::{
     io::{self, LoadOptions, ModelSource, ModelText},
 };
 use tfjs_graph::{Constant, Graph, GraphModel, ModelOptions, Registry, TensorInfo};
-use tfjs_layers::{LayersModel, LayersOptions, Network, StoredWeight, StoredWeights};
+use tfjs_layers::{LayersModel, LayersOptions, StoredWeight, StoredWeights};
 
-use super::{LayerReport, Report, TensorReport};
+use super::{Report, TensorReport, layers::chain};
 use crate::CliError;
 
 /// The model's text is read whole; of its weight files only their sizes.
@@ -119,7 +119,7 @@ fn nodes(graph: &Graph) -> impl Iterator<Item = (&str, &str)> {
     graph.iter().chain(inner).map(|(_, node)| (node.name.as_str(), node.op.as_str()))
 }
 
-fn tensor(info: &TensorInfo) -> TensorReport {
+pub(super) fn tensor(info: &TensorInfo) -> TensorReport {
     TensorReport {
         name: info.key.clone(),
         tensor: info.name.clone(),
@@ -150,37 +150,5 @@ fn layers(report: &mut Report, json: &Value, model: &ModelJson) -> Result<(), Cl
             return Ok(());
         }
     };
-    report.generated_by =
-        report.generated_by.take().or_else(|| Some(format!("keras v{}", model.keras_version.as_ref()?)));
-    network(report, model.network(), &model, "");
-    let graph = model.compiled()?;
-    report.inputs = graph.inputs().iter().map(tensor).collect();
-    report.outputs = graph.outputs().iter().map(tensor).collect();
-    Ok(())
-}
-
-/// The layers of a model, those of models inside after the layer that holds them.
-fn network(report: &mut Report, network: &Network, model: &LayersModel, prefix: &str) {
-    for (config, node) in network.config.layers.iter().zip(&network.nodes).filter(|(c, _)| !c.implied) {
-        let name = format!("{prefix}{}", config.name);
-        report.layers.push(LayerReport {
-            name: name.clone(),
-            class_name: config.class_name.clone(),
-            parameters: model.parameters(node) as u64,
-        });
-        if let Some(inner) = node.layer.network() {
-            self::network(report, inner, model, &format!("{name}/"));
-        }
-    }
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        text += &format!(": {e}");
-        source = e.source();
-    }
-    text
+    super::layers::describe(report, &model)
 }
