@@ -3,8 +3,8 @@
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use tfjs_format::{
-    DEFAULT_SHARD_SIZE, DType, GraphJson, ModelFormat, ModelJson, ShardOptions, Signature, TensorInfo, Topology,
-    WeightGroup,
+    DEFAULT_SHARD_SIZE, DType, GraphJson, ModelFormat, ModelJson, ShardOptions, Signature, TensorInfo,
+    Topology, WeightGroup,
     io::ModelSink,
     proto::{DataType, GraphDef},
 };

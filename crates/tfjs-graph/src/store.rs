@@ -206,11 +206,7 @@ fn load(constant: &Constant, name: &str) -> Result<Tensor, StoreError> {
 fn strings(constant: &Constant, name: &str) -> Result<Vec<Bytes>, StoreError> {
     match load(constant, name)? {
         Tensor::Str(t) => Ok(t.into_vec().into_iter().map(|s| s.0).collect()),
-        other => Err(StoreError::Type {
-            name: name.to_owned(),
-            expected: DType::String,
-            got: other.dtype(),
-        }),
+        other => Err(StoreError::Type { name: name.to_owned(), expected: DType::String, got: other.dtype() }),
     }
 }
 

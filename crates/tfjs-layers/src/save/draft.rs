@@ -161,11 +161,16 @@ impl<'m> Drafter<'m> {
                             let input = |from: &From| match *from {
                                 From::Part(q, tensor) => Ok(TensorRef { layer: first + q, call: c, tensor }),
                                 From::Input(k) => {
-                                    let input = flat_input(call, k).ok_or_else(|| no_input(&config.layers[i], k))?;
+                                    let input =
+                                        flat_input(call, k).ok_or_else(|| no_input(&config.layers[i], k))?;
                                     resolver.tensor(input)
                                 }
                             };
-                            let inputs = part.inputs.iter().map(|f| Ok(Arg::Tensor(input(f)?))).collect::<Result<_>>()?;
+                            let inputs = part
+                                .inputs
+                                .iter()
+                                .map(|f| Ok(Arg::Tensor(input(f)?)))
+                                .collect::<Result<_>>()?;
                             Ok(CallConfig { args: vec![Arg::List(inputs)], kwargs: Vec::new() })
                         });
                         layers[first + p].calls = written.collect::<Result<_>>()?;
@@ -211,7 +216,8 @@ impl<'m> Drafter<'m> {
         let mut config = spelling::layer(layer, self.model.dialect, &mut notes);
         config.insert("name".to_owned(), name.into());
         let weights: Vec<&Weight> = node.weights.clone().map(|w| &*self.model.params.weights[w]).collect();
-        let whole = path.iter().map(String::as_str).chain([layer.name.as_str()]).collect::<Vec<_>>().join("/");
+        let whole =
+            path.iter().map(String::as_str).chain([layer.name.as_str()]).collect::<Vec<_>>().join("/");
         self.report.notes.extend(notes.into_iter().map(|n| format!("layer `{whole}`: {n}")));
         let mut stored = Vec::new();
         for weight in &weights {
@@ -240,7 +246,9 @@ impl<'m> Drafter<'m> {
         };
         let mut outcome = if self.lower { lower::lower(&mut source)? } else { Outcome::Keep };
         if masks.stale.contains(&i) && matches!(outcome, Outcome::Keep) {
-            outcome = Outcome::Unsupported("TF.js gives it the mask of a layer before, which is not meant for it".into());
+            outcome = Outcome::Unsupported(
+                "TF.js gives it the mask of a layer before, which is not meant for it".into(),
+            );
         }
         let masking = |class: &str| super::masks::PASSES_MASK.contains(&class);
         if let Outcome::Replace(fragment) = &outcome
@@ -258,7 +266,8 @@ impl<'m> Drafter<'m> {
             let class = layer.class_name.clone();
             self.report.warnings.push(SaveWarning { layer: whole, class, reason });
         }
-        let weights = stored.into_iter().map(|(weight, value)| (written_name(weight, &layer.name, name), value));
+        let weights =
+            stored.into_iter().map(|(weight, value)| (written_name(weight, &layer.name, name), value));
         Ok(Written::One(Box::new(DraftLayer {
             name: name.to_owned(),
             class_name: layer.class_name.clone(),
@@ -284,7 +293,14 @@ impl DraftLayer {
         config.insert("dtype".to_owned(), "float32".into());
         config.extend(part.config.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())));
         let weights = part.weights.iter().map(|(w, value)| (format!("{name}/{w}"), value.clone())).collect();
-        DraftLayer { name, class_name: part.class.to_owned(), config, weights, calls: Vec::new(), model: None }
+        DraftLayer {
+            name,
+            class_name: part.class.to_owned(),
+            config,
+            weights,
+            calls: Vec::new(),
+            model: None,
+        }
     }
 }
 
@@ -296,7 +312,11 @@ fn is_chain(layers: &[DraftLayer], outputs: &[TensorRef]) -> bool {
     let before = |i: usize| TensorRef { layer: i, call: 0, tensor: 0 };
     let follows = |(i, layer): (usize, &DraftLayer)| match i {
         0 => layer.class_name == "InputLayer",
-        _ => layer.calls.len() == 1 && layer.calls[0].tensors() == [&before(i - 1)] && layer.calls[0].kwargs.is_empty(),
+        _ => {
+            layer.calls.len() == 1
+                && layer.calls[0].tensors() == [&before(i - 1)]
+                && layer.calls[0].kwargs.is_empty()
+        }
     };
     layers.iter().enumerate().all(follows) && outputs == [before(layers.len().wrapping_sub(1))]
 }
@@ -353,14 +373,16 @@ impl Resolver<'_> {
         let mut kwargs = Vec::new();
         for (key, arg) in &call.kwargs {
             let null = matches!(arg, Arg::Value(Value::Null));
-            if null || (key == "mask" && mask_is_implicit) || (key == "training" && arg.tensors().is_empty()) {
+            if null || (key == "mask" && mask_is_implicit) || (key == "training" && arg.tensors().is_empty())
+            {
                 continue;
             }
             kwargs.push((key.clone(), arg.map(&mut f)?));
         }
         if super::masks::RECURRENT.contains(&layer.class_name.as_str()) {
             // TF.js takes initial states as further inputs.
-            let (states, rest): (Vec<_>, Vec<_>) = kwargs.into_iter().partition(|(k, _)| k == "initial_state");
+            let (states, rest): (Vec<_>, Vec<_>) =
+                kwargs.into_iter().partition(|(k, _)| k == "initial_state");
             kwargs = rest;
             if !states.is_empty() {
                 let all = args.iter().chain(states.iter().map(|(_, a)| a)).flat_map(Arg::tensors).cloned();

@@ -31,13 +31,7 @@ pub(super) enum From {
 
 impl Fragment {
     /// Adds a layer with one output.
-    pub(super) fn add(
-        &mut self,
-        suffix: &str,
-        class: &'static str,
-        config: Value,
-        inputs: &[From],
-    ) -> From {
+    pub(super) fn add(&mut self, suffix: &str, class: &'static str, config: Value, inputs: &[From]) -> From {
         self.add_with(suffix, class, config, Vec::new(), inputs)
     }
 

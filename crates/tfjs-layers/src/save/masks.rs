@@ -144,17 +144,24 @@ impl Masks {
         let outputs = network.config.outputs.flat();
         loop {
             let needed = |l: usize| {
-                let used = layers.iter().enumerate().filter(|(i, _)| !self.dead.contains(i)).any(|(i, layer)| {
-                    layer.calls.iter().enumerate().any(|(c, call)| {
-                        let mask_goes = self.dropped.contains(&(i, c));
-                        let kwargs = call.kwargs.iter().filter(|(k, _)| !(mask_goes && k == "mask")).map(|(_, a)| a);
-                        call.args.iter().chain(kwargs).flat_map(Arg::tensors).any(|t| t.layer == l)
-                    })
-                });
+                let used =
+                    layers.iter().enumerate().filter(|(i, _)| !self.dead.contains(i)).any(|(i, layer)| {
+                        layer.calls.iter().enumerate().any(|(c, call)| {
+                            let mask_goes = self.dropped.contains(&(i, c));
+                            let kwargs = call
+                                .kwargs
+                                .iter()
+                                .filter(|(k, _)| !(mask_goes && k == "mask"))
+                                .map(|(_, a)| a);
+                            call.args.iter().chain(kwargs).flat_map(Arg::tensors).any(|t| t.layer == l)
+                        })
+                    });
                 used || outputs.iter().any(|t| t.layer == l)
             };
             let gone = |l: &usize| {
-                matches!(layers[*l].class_name.as_str(), "NotEqual" | "Any") && !self.dead.contains(l) && !needed(*l)
+                matches!(layers[*l].class_name.as_str(), "NotEqual" | "Any")
+                    && !self.dead.contains(l)
+                    && !needed(*l)
             };
             match (0..layers.len()).find(gone) {
                 Some(l) => self.dead.insert(l),

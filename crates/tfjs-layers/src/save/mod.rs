@@ -203,7 +203,10 @@ impl LayersModel {
             generated_by: Some(options.generated_by.clone().unwrap_or_else(|| self.generator())),
             converted_by: options.converted_by.clone(),
             topology: Topology::Layers(self.written_topology(&draft)),
-            training_config: self.training_config.clone().filter(|_| self.trained_in_tfjs() && options.include_optimizer),
+            training_config: self
+                .training_config
+                .clone()
+                .filter(|_| self.trained_in_tfjs() && options.include_optimizer),
             user_defined_metadata: self.written_metadata(options),
             weights_manifest: manifest,
             ..ModelJson::default()
@@ -245,7 +248,8 @@ impl LayersModel {
         let mut topology = Map::new();
         topology.insert("keras_version".to_owned(), self.written_version().into());
         // Kernels of other backends are turned round when they are read.
-        let backend = self.backend.as_deref().map(|b| if b == "theano" || b == "cntk" { "tensorflow" } else { b });
+        let backend =
+            self.backend.as_deref().map(|b| if b == "theano" || b == "cntk" { "tensorflow" } else { b });
         topology.extend(backend.map(|b| ("backend".to_owned(), b.into())));
         topology.insert("model_config".to_owned(), topology::model(draft));
         if let Some(training) = self.training_config.as_ref().filter(|_| !self.trained_in_tfjs()) {

@@ -91,7 +91,10 @@ fn input(layer: &LayerConfig, config: &mut Map<String, Value>) {
     });
     out.insert("dtype".to_owned(), dtype);
     for key in ["sparse", "ragged"] {
-        out.insert(key.to_owned(), config.get(key).filter(|v| v.is_boolean()).cloned().unwrap_or(false.into()));
+        out.insert(
+            key.to_owned(),
+            config.get(key).filter(|v| v.is_boolean()).cloned().unwrap_or(false.into()),
+        );
     }
     out.extend(config.get("name").map(|n| ("name".to_owned(), n.clone())));
     *config = out;
@@ -110,6 +113,7 @@ fn spell(
             continue;
         }
         let value = match key.as_str() {
+            "dtype" if is_quantized(value) => value.clone(),
             "dtype" => json!(crate::dtype_of(value).map_or("float32".to_owned(), |t| t.to_string())),
             "seed" if !value.is_number() => Value::Null,
             key if key.ends_with("_initializer") => initializer(value),
@@ -133,6 +137,12 @@ fn spell(
             }
         }
     }
+}
+
+/// Whether a policy says that the layer computes with integer weights.
+pub(super) fn is_quantized(dtype: &Value) -> bool {
+    let name = dtype.as_str().or_else(|| dtype.pointer("/config/name")?.as_str()).unwrap_or_default();
+    name.contains("_from_") || dtype["class_name"].as_str().is_some_and(|c| c.contains("Quantized"))
 }
 
 /// Layers and cells inside a configuration.
@@ -263,8 +273,11 @@ pub(super) fn activation(value: &Value) -> Value {
         Value::Object(o) => match (o.get("class_name").and_then(Value::as_str), o.get("config")) {
             (Some("function"), Some(Value::String(name))) => name.as_str(),
             (Some(class), Some(Value::Object(config))) => {
-                let config: Map<String, Value> =
-                    config.iter().filter(|(k, _)| !DROPPED.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+                let config: Map<String, Value> = config
+                    .iter()
+                    .filter(|(k, _)| !DROPPED.contains(&k.as_str()))
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect();
                 return json!({"class_name": class, "config": config});
             }
             _ => return value.clone(),
