@@ -72,7 +72,8 @@ fn read_keras(path: &Path) -> Result<Source> {
 pub(crate) fn to_graph(source: Source, options: &ConvertOptions) -> Result<Model> {
     match source {
         Source::Model(model) => {
-            Ok(Model::from_graph(model.to_graph().map_err(in_file(Path::new(&options.input)))?))
+            let emitted = model.to_graph().map_err(in_file(Path::new(&options.input)))?;
+            Ok(Model { initializer: emitted.initializer, ..Model::from_graph(emitted.graph) })
         }
         Source::Weights(_) => Err(weights_only(Path::new(&options.input))),
     }

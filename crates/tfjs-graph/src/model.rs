@@ -110,6 +110,13 @@ impl Outputs {
         self.tensors.is_empty()
     }
 
+    /// Takes away the outputs from `at` on.
+    pub fn split_off(&mut self, at: usize) -> Vec<(String, Tensor)> {
+        let at = at.min(self.names.len());
+        self.aliases.retain(|(_, index)| *index < at);
+        self.names.split_off(at).into_iter().zip(self.tensors.split_off(at)).collect()
+    }
+
     /// The tensors in order.
     pub fn into_tensors(self) -> Vec<Tensor> {
         self.tensors
@@ -291,6 +298,13 @@ impl GraphModel {
             state: Mutex::default(),
             graph,
         }
+    }
+
+    /// The same, with a graph that runs once before the first run. Its outputs of some resource id are the inputs of that
+    /// id of the other.
+    #[must_use]
+    pub fn with_initializer(self, initializer: Option<Graph>) -> GraphModel {
+        GraphModel { initialized: Mutex::new(initializer.is_none()), initializer, ..self }
     }
 
     /// The inputs, in signature order.

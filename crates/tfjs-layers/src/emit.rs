@@ -10,7 +10,10 @@ use tfjs_graph::{
 };
 use tfjs_kernels::{DType, Tensor};
 
+use self::tables::Tables;
 use crate::{Dialect, LayersError, Params, WeightId};
+
+mod tables;
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -20,8 +23,39 @@ pub struct Emit {
     builder: Builder,
     params: Params,
     weights: HashMap<WeightId, Port>,
+    initializer: Tables,
+    /// States kept from run to run, if they are to be kept.
+    states: Option<Vec<KeptState>>,
+    /// How many loops are around what is being written.
+    loops: usize,
     /// Whose rules apply.
     pub dialect: Dialect,
+}
+
+/// A finished graph.
+#[derive(Debug)]
+pub struct Emitted {
+    /// What runs for each prediction. Its last outputs are the states.
+    pub graph: Graph,
+    /// What runs once before, and fills the hash tables, if there are any.
+    pub initializer: Option<Graph>,
+    /// States that a run takes and gives: inputs and outputs of these names.
+    pub states: Vec<StateInfo>,
+}
+
+/// A value that lives on from run to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateInfo {
+    /// Name of the input and the output.
+    pub name: String,
+    /// Dimensions. It is float32 and starts with zeros.
+    pub shape: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct KeptState {
+    info: StateInfo,
+    port: Port,
 }
 
 /// A dimension of a shape to be made.
@@ -36,12 +70,78 @@ pub enum Dim {
 impl Emit {
     /// A new graph.
     pub fn new(params: Params, dialect: Dialect) -> Emit {
-        Emit { builder: Builder::default(), params, weights: HashMap::new(), dialect }
+        Emit {
+            builder: Builder::default(),
+            params,
+            weights: HashMap::new(),
+            initializer: Tables::default(),
+            states: None,
+            loops: 0,
+            dialect,
+        }
+    }
+
+    /// The same, with states that are inputs and outputs; otherwise every run starts from zeros.
+    #[must_use]
+    pub fn keeping_states(self) -> Emit {
+        Emit { states: Some(Vec::new()), ..self }
     }
 
     /// The graph.
-    pub fn finish(self) -> Graph {
-        self.builder.finish()
+    pub fn finish(mut self) -> Emitted {
+        let mut states = Vec::new();
+        for state in self.states.take().unwrap_or_default() {
+            self.builder.output(&state.info.name, state.port);
+            states.push(state.info);
+        }
+        Emitted { graph: self.builder.finish(), initializer: self.initializer.finish(), states }
+    }
+
+    /// A value that an earlier run, or an earlier call of the layer, left under this name in the current scope; zeros at
+    /// first.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn state(&mut self, name: &str, shape: &[usize]) -> Result<Port> {
+        let name = format!("{}/{name}", self.builder.scope());
+        // Inside a loop there is nothing to keep a value in.
+        if let Some(states) = self.states.as_mut().filter(|_| self.loops == 0) {
+            if let Some(state) = states.iter().find(|s| s.info.name == name) {
+                return Ok(state.port);
+            }
+            let dims: Vec<Option<usize>> = shape.iter().map(|&d| Some(d)).collect();
+            let port = self.builder.placeholder(&name, DType::Float32, &dims);
+            states.push(KeptState { info: StateInfo { name, shape: shape.to_vec() }, port });
+            return Ok(port);
+        }
+        let dims: Vec<Dim> = shape.iter().map(|&d| Dim::Known(d)).collect();
+        self.zeros(&dims)
+    }
+
+    /// Leaves a value for the next run, where states are kept.
+    pub fn set_state(&mut self, name: &str, value: Port) {
+        let name = format!("{}/{name}", self.builder.scope());
+        let states = self.states.iter_mut().flatten();
+        if let Some(state) = states.into_iter().find(|s| s.info.name == name) {
+            state.port = value;
+        }
+    }
+
+    /// A hash table from keys to values, filled before the first run. To be read with `LookupTableFindV2`.
+    ///
+    /// # Errors
+    /// When there is not one value for each key.
+    pub fn table(&mut self, keys: Tensor, values: Tensor) -> Result<Port> {
+        if keys.dims() != values.dims() || keys.rank() != 1 {
+            let problem = format!("a table of {} keys and {} values", keys.shape(), values.shape());
+            return Err(LayersError::Inputs(problem));
+        }
+        let name = match self.builder.scope() {
+            "" => "table".to_owned(),
+            scope => format!("{scope}/table"),
+        };
+        let id = self.initializer.add(&name, keys, values);
+        Ok(self.builder.resource(&name, id))
     }
 
     /// The weights known from now on: those before, and more.
@@ -218,7 +318,9 @@ impl Emit {
     fn within<T>(&mut self, builder: &mut Builder, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.builder = std::mem::take(builder);
         let outside = std::mem::take(&mut self.weights);
+        self.loops += 1;
         let result = f(self);
+        self.loops -= 1;
         self.weights = outside;
         *builder = std::mem::take(&mut self.builder);
         result
@@ -397,6 +499,71 @@ impl Emit {
                 Dim::Of(..) => None,
             })
             .collect();
+        self.set_shape(out, &known);
+        Ok(out)
+    }
+
+    /// The first `count` axes as one.
+    ///
+    /// # Errors
+    /// When there are not as many axes.
+    pub fn join_leading(&mut self, a: Port, count: usize) -> Result<Port> {
+        if count == 1 {
+            return Ok(a);
+        }
+        let shape = self.shape(a)?;
+        let dims = self.dims(a)?;
+        let (Some(leading), Some(rest)) = (shape.get(..count), dims.get(count..)) else {
+            return Err(LayersError::Inputs(format!(
+                "{count} axes are needed, the input is {}",
+                self.fact(a)
+            )));
+        };
+        let first = leading.iter().try_fold(1usize, |n, d| n.checked_mul((*d)?));
+        let mut out_shape = vec![first];
+        out_shape.extend(&shape[count..]);
+        let target = if rest.iter().all(|d| matches!(d, Dim::Known(_))) {
+            let sizes: Vec<i32> = out_shape.iter().map(|d| d.map_or(-1, |n| n as i32)).collect();
+            self.ints(&sizes)
+        } else {
+            let mut parts = vec![self.int(-1)];
+            for &dim in rest {
+                parts.push(self.dim_value(dim)?);
+            }
+            self.op("Pack", &parts, &[("axis", attr::int(0))])?
+        };
+        let out = self.op("Reshape", &[a, target], &[])?;
+        self.set_shape(out, &out_shape);
+        Ok(out)
+    }
+
+    /// The first axis as several of these sizes.
+    ///
+    /// # Errors
+    /// When the numbers of elements are known to differ.
+    pub fn split_leading(&mut self, a: Port, leading: &[Dim]) -> Result<Port> {
+        if leading.len() == 1 {
+            return Ok(a);
+        }
+        let dims: Vec<Dim> = leading.iter().copied().chain(self.dims(a)?.into_iter().skip(1)).collect();
+        self.reshape(a, &dims)
+    }
+
+    /// Float zeros.
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn zeros(&mut self, dims: &[Dim]) -> Result<Port> {
+        let known: Vec<Option<usize>> = dims
+            .iter()
+            .map(|d| match d {
+                Dim::Known(n) => Some(*n),
+                Dim::Of(..) => None,
+            })
+            .collect();
+        let shape = self.shape_value(dims)?;
+        let zero = self.scalar(0.0);
+        let out = self.op("Fill", &[shape, zero], &[])?;
         self.set_shape(out, &known);
         Ok(out)
     }

@@ -22,7 +22,6 @@ pub mod layers;
 mod matching;
 mod model;
 mod network;
-mod save;
 pub mod topology;
 pub mod weights;
 
@@ -35,6 +34,5 @@ pub use initializers::Initializer;
 pub use layer::{Call, Constructor, Layer, LayerDef, Sym};
 pub use model::{LayersModel, LayersOptions};
 pub use network::{Network, Node, make};
-pub use save::{Quantizer, SaveOptions, SaveReport, SaveWarning};
 pub use topology::{LayerConfig, ModelConfig, ModelKind};
 pub use weights::{Params, Scope, StoredWeight, StoredWeights, Weight, WeightId};

@@ -1,17 +1,25 @@
-use std::{path::Path, sync::Arc, sync::OnceLock};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use serde_json::{Map, Value};
 use tfjs_format::{
     ModelJson, Topology, Weights,
     io::{self, LoadOptions, ModelSource},
 };
-use tfjs_graph::{Constant, Graph, GraphModel, ModelOptions, Outputs, tensor_from_bytes};
+use tfjs_graph::{Constant, GraphModel, ModelOptions, Outputs, tensor_from_bytes};
 use tfjs_kernels::Tensor;
 use tracing::info;
 
 use crate::{
     Call, Dialect, Emit, Layer, LayersError, ModelConfig, Network, Params, StoredWeight, StoredWeights, Sym,
-    Weight, WeightId, matching, topology::dialect_of, weights::Scope,
+    Weight, WeightId,
+    emit::{Emitted, StateInfo},
+    matching,
+    topology::dialect_of,
+    weights::Scope,
 };
 
 /// How a layers model is loaded.
@@ -56,7 +64,15 @@ pub struct LayersModel {
     pub optimizer_weights: Vec<StoredWeight>,
     /// `userDefinedMetadata`.
     pub metadata: Option<Map<String, Value>>,
-    compiled: OnceLock<GraphModel>,
+    compiled: OnceLock<Compiled>,
+    /// What stateful layers left behind.
+    states: Mutex<HashMap<String, Tensor>>,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    model: GraphModel,
+    states: Vec<StateInfo>,
 }
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -108,9 +124,7 @@ impl LayersModel {
         }
         let mut this = LayersModel::new(topology, &StoredWeights::ByName(own), options)?;
         this.optimizer_weights = optimizer;
-        if model.training_config.is_some() {
-            this.training_config = model.training_config.clone();
-        }
+        this.training_config = model.training_config.clone();
         this.metadata = model.user_defined_metadata.clone();
         Ok(this)
     }
@@ -139,6 +153,7 @@ impl LayersModel {
             optimizer_weights: Vec::new(),
             metadata: None,
             compiled: OnceLock::new(),
+            states: Mutex::default(),
         })
     }
 
@@ -212,11 +227,15 @@ impl LayersModel {
     }
 
     /// The model as a graph: inputs and outputs are named after their layers, weights are constants.
+    /// Stateful layers start every run from zeros.
     ///
     /// # Errors
     /// When an input has no shape.
-    pub fn to_graph(&self) -> Result<Graph> {
-        let mut g = Emit::new(self.params.clone(), self.dialect);
+    pub fn to_graph(&self) -> Result<Emitted> {
+        self.emit(Emit::new(self.params.clone(), self.dialect))
+    }
+
+    fn emit(&self, mut g: Emit) -> Result<Emitted> {
         let mut inputs = Vec::new();
         for (name, fact) in self.network.input_names().iter().zip(self.network.input_facts()?) {
             let dtype = fact.dtype.unwrap_or(tfjs_kernels::DType::Float32);
@@ -255,11 +274,7 @@ impl LayersModel {
     /// # Errors
     /// When the graph cannot be written.
     pub fn compiled(&self) -> Result<&GraphModel> {
-        if let Some(model) = self.compiled.get() {
-            return Ok(model);
-        }
-        let model = GraphModel::from_graph(self.to_graph()?, ModelOptions::default());
-        Ok(self.compiled.get_or_init(|| model))
+        Ok(&self.prepared()?.model)
     }
 
     /// The model compiled for predictions, alone.
@@ -267,14 +282,51 @@ impl LayersModel {
     /// # Errors
     /// When the graph cannot be written.
     pub fn into_graph_model(self) -> Result<GraphModel> {
-        Ok(GraphModel::from_graph(self.to_graph()?, ModelOptions::default()))
+        let emitted = self.to_graph()?;
+        let model = GraphModel::from_graph(emitted.graph, ModelOptions::default());
+        Ok(model.with_initializer(emitted.initializer))
     }
 
-    /// Predictions for one batch of any size, inputs by name.
+    fn prepared(&self) -> Result<&Compiled> {
+        if let Some(compiled) = self.compiled.get() {
+            return Ok(compiled);
+        }
+        let emitted = self.emit(Emit::new(self.params.clone(), self.dialect).keeping_states())?;
+        let model = GraphModel::from_graph(emitted.graph, ModelOptions::default());
+        let compiled =
+            Compiled { model: model.with_initializer(emitted.initializer), states: emitted.states };
+        Ok(self.compiled.get_or_init(|| compiled))
+    }
+
+    /// Lets stateful layers start from zeros again.
+    pub fn reset_states(&self) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Predictions for one batch of any size, inputs by name. Stateful layers go on where the run before ended.
     ///
     /// # Errors
     /// When inputs are missing or do not fit.
     pub fn run<N: AsRef<str>>(&self, inputs: impl IntoIterator<Item = (N, Tensor)>) -> Result<Outputs> {
-        Ok(self.compiled()?.run(inputs)?)
+        let compiled = self.prepared()?;
+        if compiled.states.is_empty() {
+            return Ok(compiled.model.run(inputs)?);
+        }
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut feeds: Vec<(String, Tensor)> =
+            inputs.into_iter().map(|(name, value)| (name.as_ref().to_owned(), value)).collect();
+        for state in &compiled.states {
+            let value = match states.get(&state.name) {
+                Some(value) => value.clone(),
+                None => Tensor::zeros(tfjs_kernels::DType::Float32, &state.shape[..])?,
+            };
+            feeds.push((state.name.clone(), value));
+        }
+        let mut outputs = compiled.model.run(feeds)?;
+        let own = outputs.len() - compiled.states.len();
+        for (name, value) in outputs.split_off(own) {
+            states.insert(name, value);
+        }
+        Ok(outputs)
     }
 }
