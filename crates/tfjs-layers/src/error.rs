@@ -162,16 +162,28 @@ pub enum LayersError {
     },
 }
 
-/// Each on a line of its own, with its causes.
+/// The first of each class on a line of its own, with its causes and the number of those like it.
 fn list(errors: &[LayersError]) -> String {
+    let class = |e: &LayersError| match e {
+        LayersError::Layer { class, .. } => Some(class.clone()),
+        _ => None,
+    };
     let mut text = String::new();
-    for error in errors {
+    for (i, error) in errors.iter().enumerate() {
+        let own = class(error);
+        if own.is_some() && errors[..i].iter().any(|e| class(e) == own) {
+            continue;
+        }
         text += "\n  ";
         let mut next: Option<&dyn std::error::Error> = Some(error);
         while let Some(e) = next {
             text += &e.to_string();
             next = e.source();
             text += if next.is_some() { ": " } else { "" };
+        }
+        let more = errors[i + 1..].iter().filter(|e| own.is_some() && class(e) == own).count();
+        if more > 0 {
+            text += &format!(" (and {more} more of this class)");
         }
     }
     text
