@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Times `tfjs convert` and the Python `tensorflowjs_converter` side by side.
 
-    convert.py TFJS TENSORFLOWJS_CONVERTER NAME=SAVED_MODEL... [--rounds N] [--json FILE]
+    convert.py TFJS TENSORFLOWJS_CONVERTER NAME=MODEL... [--rounds N] [--json FILE]
 
-Each round runs both programs on every model in turn, in a new process under GNU `/usr/bin/time -v`, so that
+A MODEL is a SavedModel's folder or a Keras `.h5` file. Each round runs both programs on every model in turn, in a new process under GNU `/usr/bin/time -v`, so that
 both see the same load of the machine. The table gives medians of the wall time and of the peak resident
 memory, and what the Python tool takes as a multiple of ours. Only the standard library is needed.
 """
@@ -63,7 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tfjs")
     parser.add_argument("reference")
-    parser.add_argument("models", nargs="+", metavar="NAME=SAVED_MODEL")
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="write every measurement to this file")
     options = parser.parse_args()
@@ -77,7 +77,7 @@ def main():
                     out = Path(work) / f"{name}-{who}"
                     shutil.rmtree(out, ignore_errors=True)
                     program = [options.tfjs, "convert"] if who == "ours" else [options.reference]
-                    command = [*program, "--input_format=tf_saved_model", path, str(out)]
+                    command = [*program, f"--input_format={'keras' if path.endswith('.h5') else 'tf_saved_model'}", path, str(out)]
                     seconds, peak = measure(command, environment)
                     if seconds < 2:
                         shutil.rmtree(out)
