@@ -122,8 +122,8 @@ pub(crate) fn write(
             written(path, target::keras::write_keras(&model, path)?)
         }
         (Source::Model(model), OutputFormat::KerasSavedModel) => {
-            let graph = model.to_graph().map_err(in_file(Path::new(&options.input)))?;
-            let weights = target::saved_model::write(&graph, &options.output)?;
+            let emitted = model.to_graph().map_err(in_file(Path::new(&options.input)))?;
+            let weights = target::saved_model::write(emitted, &options.output)?;
             written(&options.output.join("saved_model.pb"), weights)
         }
         (Source::Model(_), OutputFormat::TfjsGraphModel) => unreachable!("graphs go through the pipeline"),

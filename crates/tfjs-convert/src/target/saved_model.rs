@@ -1,19 +1,26 @@
 //! A minimal SavedModel: one graph whose weights are constants, and a serving signature.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+};
 
 use prost::Message;
 use tfjs_format::proto::{
     AttrValue, DataType, NodeDef, TensorProto, TensorShapeProto, attr_value::Value, tensor_shape_proto::Dim,
 };
-use tfjs_graph::{Constant, Endpoint, Graph};
+use tfjs_graph::{Constant, Endpoint, Graph, Node, NodeId, Port};
 use tfjs_kernels::Tensor;
+use tfjs_layers::emit::Emitted;
 
 use crate::{
     ConvertError,
     keras::atomically,
     proto::{
-        MetaGraphDef, SavedModel, SignatureDef, TensorInfo, meta_graph_def::MetaInfoDef,
+        CollectionDef, MetaGraphDef, SavedModel, SignatureDef, TensorInfo,
+        collection_def::{Kind, NodeList},
+        meta_graph_def::MetaInfoDef,
         tensor_info::Encoding,
     },
 };
@@ -27,7 +34,9 @@ const MAX_BYTES: usize = i32::MAX as usize;
 ///
 /// # Errors
 /// When a constant cannot be read, the model is too large, or writing fails.
-pub(crate) fn write(graph: &Graph, directory: &Path) -> Result<usize> {
+pub(crate) fn write(emitted: Emitted, directory: &Path) -> Result<usize> {
+    let mut graph = emitted.graph;
+    let init_op = emitted.initializer.map(|initializer| merge(&mut graph, initializer));
     let mut def = graph.to_def();
     let mut weights = 0;
     for (node, (_, source)) in def.node.iter_mut().zip(graph.iter()) {
@@ -63,6 +72,13 @@ pub(crate) fn write(graph: &Graph, directory: &Path) -> Result<usize> {
             ..MetaInfoDef::default()
         }),
         graph_def: Some(def),
+        collection_def: init_op
+            .map(|op| {
+                let kind = Some(Kind::NodeList(NodeList { value: vec![op] }));
+                ("saved_model_main_op".to_owned(), CollectionDef { kind })
+            })
+            .into_iter()
+            .collect(),
         signature_def: [("serving_default".to_owned(), signature)].into(),
         ..MetaGraphDef::default()
     };
@@ -79,6 +95,46 @@ pub(crate) fn write(graph: &Graph, directory: &Path) -> Result<usize> {
         Ok(file.write_all(&bytes)?)
     })?;
     Ok(weights)
+}
+
+/// Makes an initializer part of the graph: its tables take the place of the inputs that stand for them. Returns the name
+/// of the node that fills them all.
+fn merge(graph: &mut Graph, initializer: Graph) -> String {
+    let mut moved: HashMap<NodeId, NodeId> = HashMap::new();
+    let consumers = initializer.consumers();
+    let mut ends = Vec::new();
+    for (id, node) in initializer.iter() {
+        let mut node = node.clone();
+        // Nodes of an initializer stand in the order they were written, producers first.
+        for port in &mut node.inputs {
+            port.node = moved.get(&port.node).copied().unwrap_or(port.node);
+        }
+        for control in &mut node.controls {
+            *control = moved.get(control).copied().unwrap_or(*control);
+        }
+        let new = graph.add_fresh(node);
+        moved.insert(id, new);
+        if consumers.of(id).is_empty() {
+            ends.push(new);
+        }
+    }
+    let handles: HashMap<Option<i64>, Port> = initializer
+        .outputs
+        .iter()
+        .filter_map(|e| Some((e.resource_id, Port { node: *moved.get(&e.port.node)?, index: e.port.index })))
+        .collect();
+    for input in std::mem::take(&mut graph.inputs) {
+        match handles.get(&input.resource_id).filter(|_| input.resource_id.is_some()) {
+            Some(&handle) => {
+                graph.replace_uses(input.port, handle);
+                graph.remove(input.port.node);
+            }
+            None => graph.inputs.push(input),
+        }
+    }
+    graph.library.extend(initializer.library);
+    let init = graph.add_fresh(Node { controls: ends, ..Node::new("init", "NoOp") });
+    graph.node(init).name.clone()
 }
 
 /// Puts the value of a constant into its node.
