@@ -15,6 +15,15 @@ pub trait Layer: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// As [`Layer::build`], for layers whose weights depend on keyword arguments too.
+    ///
+    /// # Errors
+    /// When the arguments do not fit.
+    fn build_for(&mut self, scope: &mut Scope<'_>, g: &Emit, call: &Call) -> Result<(), LayersError> {
+        let facts: Vec<Fact> = call.inputs.iter().map(|s| g.fact(s.port).clone()).collect();
+        self.build(scope, &facts)
+    }
+
     /// Writes one call of the layer. What it returns carries masks: a layer that does not pass a mask on drops it.
     ///
     /// # Errors

@@ -85,11 +85,10 @@ impl Network {
             let node = &mut self.nodes[layer];
             let located = |e: LayersError| e.in_layer(&config.name, &config.class_name);
             if !node.built {
-                let facts: Vec<Fact> = arguments.inputs.iter().map(|s| g.fact(s.port).clone()).collect();
                 let trainable = config.config.get("trainable").and_then(Value::as_bool).unwrap_or(true);
                 let first = scope.count();
                 scope
-                    .enter_layer(&config.name, trainable, |s| node.layer.build(s, &facts))
+                    .enter_layer(&config.name, trainable, |s| node.layer.build_for(s, g, &arguments))
                     .map_err(located)?;
                 node.weights = first..scope.count();
                 node.built = true;

@@ -13,7 +13,10 @@ type Result<T> = std::result::Result<T, LayersError>;
 
 pub(super) const LAYERS: &[LayerDef] = &[
     LayerDef::new("InputLayer", |c| identity(c, &["sparse", "ragged", "optional", "batch_size"])),
-    LayerDef::new("Identity", |c| identity(c, &[])),
+    LayerDef::new("Identity", |c| match c.dialect {
+        Dialect::Keras3 => identity(c, &[]),
+        _ => Ok(Box::new(Unmasked)),
+    }),
     LayerDef::new("Dense", |c| {
         c.known(&["input_dim", "kernel_quantizer", "bias_quantizer"]);
         Ok(Box::new(Dense {
@@ -55,6 +58,16 @@ pub(super) struct Identity;
 impl Layer for Identity {
     fn call(&self, _g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
         Ok((0..call.inputs.len()).map(|i| Sym::masked(call.inputs[i].port, call.mask(i))).collect())
+    }
+}
+
+/// The `Identity` of Keras 2, which drops masks.
+#[derive(Debug)]
+struct Unmasked;
+
+impl Layer for Unmasked {
+    fn call(&self, _g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        Ok(call.inputs.iter().map(|s| s.port.into()).collect())
     }
 }
 
@@ -335,6 +348,6 @@ pub(super) fn last_dim(inputs: &[Fact]) -> Result<usize> {
 ///
 /// # Errors
 /// When it is called before.
-pub(super) fn built<T>(value: Option<T>) -> Result<T> {
+pub(crate) fn built<T>(value: Option<T>) -> Result<T> {
     value.ok_or_else(|| LayersError::Inputs("the layer is called before it is built".to_owned()))
 }
