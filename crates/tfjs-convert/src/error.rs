@@ -1,6 +1,6 @@
 use std::{io, path::PathBuf};
 
-use tfjs_format::{DType, FormatError, Storage};
+use tfjs_format::{FormatError, Storage};
 use tfjs_graph::{GraphError, UnsupportedOp};
 use tfjs_layers::LayersError;
 
@@ -310,32 +310,9 @@ pub enum ConvertError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A value has another type than its constant says.
-    #[error("the value of `{name}` is {got}, expected {expected}")]
-    ValueType {
-        /// The constant.
-        name: String,
-        /// Type that the graph declares.
-        expected: DType,
-        /// Type of the value.
-        got: DType,
-    },
-    /// A value has another shape than its constant says.
-    #[error("the value of `{name}` has shape {got:?}, expected {expected:?}")]
-    ValueShape {
-        /// The constant.
-        name: String,
-        /// Shape that the graph declares.
-        expected: Vec<usize>,
-        /// Shape of the value.
-        got: Vec<usize>,
-    },
-    /// Two weights of one name.
-    #[error("two weights are named {name}")]
-    DuplicateWeight {
-        /// The name.
-        name: String,
-    },
+    /// Weights cannot be written.
+    #[error(transparent)]
+    Store(#[from] tfjs_graph::StoreError),
     /// A call does not fit its function.
     #[error("node `{node}` gives {got} arguments to function `{function}`, expected {expected}")]
     CallArguments {

@@ -1,18 +1,16 @@
 //! A finished graph as `model.json` and weight files.
 
-use std::collections::HashSet;
-
-use bytes::Bytes;
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 use tfjs_format::{
-    Codec, DEFAULT_SHARD_SIZE, DType, GraphJson, ModelFormat, ModelJson, QuantizeTo, Range, ShardOptions,
-    ShardWriter, Signature, TensorInfo, Topology, WeightGroup, WeightSpec, encode_strings, group_bytes,
+    DEFAULT_SHARD_SIZE, DType, GraphJson, ModelFormat, ModelJson, ShardOptions, Signature, TensorInfo,
+    Topology, WeightGroup,
     io::ModelSink,
     proto::{DataType, GraphDef},
-    string_bytes,
 };
-use tfjs_graph::{Constant, Endpoint, Graph, Registry, Tensor, output_args, passes::infer_facts};
+use tfjs_graph::{
+    Constant, Endpoint, Graph, Registry, WeightFile, output_args, passes::infer_facts, write_group,
+};
 
 use crate::{ConvertError, ConvertOptions, Progress, model::Model};
 
@@ -66,23 +64,21 @@ pub(crate) fn write_weights(
     sink: &mut dyn ModelSink,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<WrittenWeights, ConvertError> {
-    let mut weights = collect(constants, options)?;
-    let sized: Vec<WeightSpec> = weights.iter().map(Weight::sized).collect();
-    let mut sizes = weights.iter().map(|w| w.strings.as_deref().map_or(0, string_bytes));
-    let by_name: std::collections::HashMap<&str, u64> =
-        weights.iter().map(|w| w.spec.name.as_str()).zip(&mut sizes).collect();
-    let total = group_bytes(&sized, |spec| by_name.get(spec.name.as_str()).copied().unwrap_or(0))?;
-    let size = options.weight_shard_size_bytes.unwrap_or(DEFAULT_SHARD_SIZE);
-    let mut writer = ShardWriter::new(sink, 1, total, ShardOptions { size, sha256: false })?;
-    let mut done = 0;
-    for weight in &mut weights {
-        done += weight.write(&mut writer)?;
-        progress(Progress::Weights { done, total });
+    let mut weights = Vec::with_capacity(constants.len());
+    let mut total = 0;
+    for (name, constant) in constants {
+        let float = DType::from_proto(constant.data_type()) == Some(DType::Float32);
+        let quantize = if float { options.quantization.find(&name)? } else { None };
+        let weight = WeightFile::new(name, constant, quantize)?;
+        total += weight.bytes()?;
+        weights.push(weight);
     }
-    let shards = writer.finish()?;
-    let specs: Vec<WeightSpec> = weights.into_iter().map(|w| w.spec).collect();
-    let (count, files) = (specs.len(), shards.paths.len());
-    Ok(WrittenWeights { group: WeightGroup::new(shards.paths, specs), count, files, bytes: shards.bytes })
+    let count = weights.len();
+    let size = options.weight_shard_size_bytes.unwrap_or(DEFAULT_SHARD_SIZE);
+    let shards = ShardOptions { size, sha256: false };
+    let mut report = |done| progress(Progress::Weights { done, total });
+    let (group, bytes) = write_group(1, weights, sink, shards, &mut report)?;
+    Ok(WrittenWeights { files: group.paths.len(), group, count, bytes })
 }
 
 fn user_metadata(
@@ -98,14 +94,6 @@ fn user_metadata(
     (!metadata.is_empty()).then_some(metadata)
 }
 
-struct Weight<'a> {
-    spec: WeightSpec,
-    constant: &'a Constant,
-    quantize: Option<QuantizeTo>,
-    /// Elements of a string weight: their size has to be known before anything is written.
-    strings: Option<Vec<Bytes>>,
-}
-
 /// All constants of a model: those of the graph and its functions, then those of the initializer.
 fn constants(model: &Model) -> Vec<(String, &Constant)> {
     let mut all = model.graph.constants();
@@ -113,118 +101,6 @@ fn constants(model: &Model) -> Vec<(String, &Constant)> {
     let initial = model.initializer.iter();
     all.extend(initial.flat_map(|g| g.iter().filter_map(|(_, n)| Some((n.name.clone(), n.value.as_ref()?)))));
     all
-}
-
-fn collect<'a>(
-    constants: Vec<(String, &'a Constant)>,
-    options: &ConvertOptions,
-) -> Result<Vec<Weight<'a>>, ConvertError> {
-    let mut names = HashSet::new();
-    let mut weights = Vec::new();
-    for (name, constant) in constants {
-        if !names.insert(name.clone()) {
-            return Err(ConvertError::DuplicateWeight { name });
-        }
-        let dtype = DType::from_proto(constant.data_type()).ok_or_else(|| ConvertError::UnsupportedType {
-            name: name.clone(),
-            dtype: constant.data_type().as_str_name(),
-        })?;
-        let quantize = if dtype == DType::Float32 { options.quantization.find(&name)? } else { None };
-        let strings = (dtype == DType::String).then(|| strings(constant, &name)).transpose()?;
-        let spec = WeightSpec::new(name, constant.shape(), dtype);
-        weights.push(Weight { spec, constant, quantize, strings });
-    }
-    Ok(weights)
-}
-
-fn load(constant: &Constant, name: &str) -> Result<Tensor, ConvertError> {
-    constant.tensor().map_err(|source| ConvertError::Value { name: name.to_owned(), source })
-}
-
-fn strings(constant: &Constant, name: &str) -> Result<Vec<Bytes>, ConvertError> {
-    match load(constant, name)? {
-        Tensor::Str(t) => Ok(t.into_vec().into_iter().map(|s| s.0).collect()),
-        other => Err(wrong_type(name, DType::String, other.dtype())),
-    }
-}
-
-fn wrong_type(name: &str, expected: DType, got: DType) -> ConvertError {
-    ConvertError::ValueType { name: name.to_owned(), expected, got }
-}
-
-impl Weight<'_> {
-    /// The specification with any codec of the right width, to count bytes before the values are known.
-    fn sized(&self) -> WeightSpec {
-        let line = tfjs_format::Affine { min: 0.0, scale: 1.0 };
-        match self.quantize {
-            None => self.spec.clone(),
-            Some(QuantizeTo::Uint8) => self.spec.clone().quantized(Codec::Uint8(line)),
-            Some(QuantizeTo::Uint16) => self.spec.clone().quantized(Codec::Uint16(line)),
-            Some(QuantizeTo::Float16) => self.spec.clone().quantized(Codec::Float16),
-        }
-    }
-
-    fn write(&mut self, writer: &mut ShardWriter<'_>) -> Result<u64, ConvertError> {
-        let name = self.spec.name.clone();
-        if let Some(strings) = self.strings.take() {
-            let bytes = encode_strings(&strings)?;
-            writer.write_weight(&self.spec, &bytes)?;
-            return Ok(bytes.len() as u64);
-        }
-        let tensor = load(self.constant, &name)?;
-        if tensor.dims() != self.spec.shape {
-            return Err(ConvertError::ValueShape {
-                name,
-                expected: self.spec.shape.clone(),
-                got: tensor.dims().to_vec(),
-            });
-        }
-        let bytes = match tensor {
-            Tensor::F32(t) => {
-                if let Some(to) = self.quantize {
-                    let mut range = Range::default();
-                    range.update(t.data());
-                    let codec = range.codec(to, &name)?;
-                    self.spec = self.spec.clone().quantized(codec);
-                    write_pieces(writer, t.data(), |piece, out| codec.encode(piece, out))?
-                } else {
-                    write_pieces(writer, t.data(), |piece, out| {
-                        out.extend(piece.iter().flat_map(|x| x.to_le_bytes()))
-                    })?
-                }
-            }
-            Tensor::I32(t) => write_pieces(writer, t.data(), |piece, out| {
-                out.extend(piece.iter().flat_map(|x| x.to_le_bytes()))
-            })?,
-            Tensor::Bool(t) => {
-                write_pieces(writer, t.data(), |piece, out| out.extend(piece.iter().map(|&b| u8::from(b))))?
-            }
-            Tensor::C64(t) => write_pieces(writer, t.data(), |piece, out| {
-                out.extend(piece.iter().flat_map(|c| [c.re, c.im]).flat_map(f32::to_le_bytes));
-            })?,
-            Tensor::Str(_) => return Err(wrong_type(&name, self.spec.runtime_dtype(), DType::String)),
-        };
-        Ok(bytes)
-    }
-}
-
-/// Elements encoded at a time, so that a large tensor is not held twice.
-const PIECE: usize = 1 << 16;
-
-fn write_pieces<T>(
-    writer: &mut ShardWriter<'_>,
-    values: &[T],
-    encode: impl Fn(&[T], &mut Vec<u8>),
-) -> Result<u64, ConvertError> {
-    let mut buffer = Vec::new();
-    let mut bytes = 0;
-    for piece in values.chunks(PIECE) {
-        buffer.clear();
-        encode(piece, &mut buffer);
-        writer.write(&buffer)?;
-        bytes += buffer.len() as u64;
-    }
-    Ok(bytes)
 }
 
 /// The message form, spelled so that TensorFlow.js reads it right.

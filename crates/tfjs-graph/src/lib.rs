@@ -24,6 +24,7 @@ pub mod passes;
 mod plan;
 mod registry;
 mod resources;
+mod store;
 /// What flows along edges.
 pub mod value;
 
@@ -38,5 +39,6 @@ pub use op::{Cx, Effect, Flow, Op, OpDef};
 pub use plan::Plan;
 pub use registry::{Registry, builtin, output_args};
 pub use resources::Resources;
+pub use store::{StoreError, WeightFile, write_group};
 pub use tfjs_kernels::{DType, Shape, Tensor};
 pub use value::Value;

@@ -152,6 +152,16 @@ pub enum LayersError {
         /// What to do instead, if known.
         hint: &'static str,
     },
+    /// Weights cannot be written.
+    #[error(transparent)]
+    Store(#[from] tfjs_graph::StoreError),
+    /// Which weights to quantize is not clear.
+    #[error("weights cannot be quantized as asked")]
+    Quantization {
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
     /// There is no layer or weight of this name.
     #[error("no {what} is named `{name}`")]
     NotFound {

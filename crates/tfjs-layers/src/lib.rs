@@ -22,6 +22,7 @@ pub mod layers;
 mod matching;
 mod model;
 mod network;
+mod save;
 pub mod topology;
 pub mod weights;
 
@@ -34,5 +35,6 @@ pub use initializers::Initializer;
 pub use layer::{Call, Constructor, Layer, LayerDef, Sym};
 pub use model::{LayersModel, LayersOptions};
 pub use network::{Network, Node, make};
+pub use save::{Quantizer, SaveOptions, SaveReport, SaveWarning};
 pub use topology::{LayerConfig, ModelConfig, ModelKind};
 pub use weights::{Params, Scope, StoredWeight, StoredWeights, Weight, WeightId};

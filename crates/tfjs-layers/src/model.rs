@@ -124,7 +124,9 @@ impl LayersModel {
         }
         let mut this = LayersModel::new(topology, &StoredWeights::ByName(own), options)?;
         this.optimizer_weights = optimizer;
-        this.training_config = model.training_config.clone();
+        if model.training_config.is_some() {
+            this.training_config = model.training_config.clone();
+        }
         this.metadata = model.user_defined_metadata.clone();
         Ok(this)
     }

@@ -20,7 +20,7 @@ pub struct Network {
     /// As `config.layers`.
     pub nodes: Vec<Node>,
     /// Calls in an order in which inputs come first: (layer, call).
-    order: Vec<(usize, usize)>,
+    pub(crate) order: Vec<(usize, usize)>,
 }
 
 /// A layer in a network.

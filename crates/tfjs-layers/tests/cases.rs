@@ -5,9 +5,10 @@
 use std::{fmt::Write, fs, path::Path};
 
 use serde_json::Value;
+use tfjs_format::io::MemorySink;
 use tfjs_graph::Constant;
 use tfjs_kernels::{Tensor, TfString};
-use tfjs_layers::{LayersModel, LayersOptions, StoredWeight, StoredWeights};
+use tfjs_layers::{LayersModel, LayersOptions, SaveOptions, StoredWeight, StoredWeights};
 
 fn tensor(json: &Value) -> Tensor {
     let shape: Vec<usize> =
@@ -28,7 +29,17 @@ fn tensor(json: &Value) -> Tensor {
     }
 }
 
-fn run(case: &Value) -> Result<(), String> {
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        let _ = write!(text, ": {s}");
+        source = s.source();
+    }
+    text
+}
+
+fn load(case: &Value) -> Result<LayersModel, String> {
     let stored = |w: &Value| {
         let value = tensor(&w[1]);
         StoredWeight {
@@ -40,17 +51,39 @@ fn run(case: &Value) -> Result<(), String> {
         (l[0].as_str().unwrap().to_owned(), l[1].as_array().unwrap().iter().map(stored).collect::<Vec<_>>())
     });
     let weights = StoredWeights::ByLayer(weights.filter(|(_, w)| !w.is_empty()).collect());
-    let chain = |e: &dyn std::error::Error| {
-        let mut text = e.to_string();
-        let mut source = e.source();
-        while let Some(s) = source {
-            let _ = write!(text, ": {s}");
-            source = s.source();
+    LayersModel::new(&case["topology"], &weights, &LayersOptions::default()).map_err(|e| chain(&e))
+}
+
+fn run(case: &Value) -> Result<(), String> {
+    check(&load(case)?, case)
+}
+
+/// Writes the model for TensorFlow.js, reads that, and predicts.
+fn round_trip(case: &Value, lower: bool) -> Result<(), String> {
+    let model = load(case)?;
+    let mut sink = MemorySink::default();
+    let options = SaveOptions { lower, ..SaveOptions::default() };
+    let report = model.save_to(&mut sink, &options).map_err(|e| chain(&e))?;
+    let written = sink.into_model().unwrap();
+    if let (Ok(folder), true) = (std::env::var("TFJS_SAVE_TO"), lower) {
+        // For `fixtures/make/tfjs_check/layers.js`.
+        let folder = Path::new(&folder).join(case["id"].as_str().unwrap().replace(['/', ' '], "__"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("model.json"), &written.model_json).unwrap();
+        for (name, bytes) in &written.files {
+            fs::write(folder.join(name), bytes).unwrap();
         }
-        text
-    };
-    let model =
-        LayersModel::new(&case["topology"], &weights, &LayersOptions::default()).map_err(|e| chain(&e))?;
+        let warnings: Vec<String> = report.warnings.iter().map(ToString::to_string).collect();
+        let mut case = case.clone();
+        case["warnings"] = warnings.into();
+        case["weights"] = Value::Null;
+        fs::write(folder.join("case.json"), case.to_string()).unwrap();
+    }
+    let again = LayersModel::load(&written, &LayersOptions::default()).map_err(|e| chain(&e))?;
+    check(&again, case)
+}
+
+fn check(model: &LayersModel, case: &Value) -> Result<(), String> {
     let inputs = case["inputs"].as_array().unwrap();
     let names = model.input_names();
     let inputs: Vec<(String, Tensor)> = names.into_iter().zip(inputs.iter().map(tensor)).collect();
@@ -83,8 +116,7 @@ fn run(case: &Value) -> Result<(), String> {
     Ok(())
 }
 
-#[test]
-fn every_layer_computes_what_keras_computes() {
+fn walk(run: impl Fn(&Value) -> Result<(), String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/layers");
     let only = std::env::var("CASES").unwrap_or_default();
     let (mut passed, mut failures) = (0, String::new());
@@ -107,4 +139,19 @@ fn every_layer_computes_what_keras_computes() {
     }
     assert!(failures.is_empty(), "{passed} passed, {} failed:\n{failures}", failures.lines().count());
     assert!(passed > 0);
+}
+
+#[test]
+fn every_layer_computes_what_keras_computes() {
+    walk(run);
+}
+
+#[test]
+fn what_is_written_for_tfjs_computes_the_same() {
+    walk(|case| round_trip(case, true));
+}
+
+#[test]
+fn what_is_written_without_lowering_computes_the_same() {
+    walk(|case| round_trip(case, false));
 }
