@@ -47,6 +47,13 @@ impl Blob {
         Ok(Blob { bytes, file, checksum: Some(Arc::new(checksum)) })
     }
 
+    /// The path of the file, if these are all of its bytes.
+    #[cfg(feature = "hdf5")]
+    pub(crate) fn path(&self) -> Option<std::path::PathBuf> {
+        let (file, start) = self.file.as_ref()?;
+        (*start == 0 && file.len() == self.len()).then(|| file.path().to_path_buf())
+    }
+
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }

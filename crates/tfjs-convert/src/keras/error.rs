@@ -147,7 +147,7 @@ pub enum KerasError {
         name: String,
     },
     /// A way of reading HDF5 that this build does not have.
-    #[error("TFJS_HDF5={name} is not available: expected `rust`")]
+    #[error("TFJS_HDF5={name} is not available: expected `rust`{}", if cfg!(feature = "hdf5") { " or `libhdf5`" } else { " (`libhdf5` needs the build feature `hdf5`)" })]
     NoBackend {
         /// Its name.
         name: String,

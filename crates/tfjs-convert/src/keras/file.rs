@@ -120,7 +120,8 @@ fn from_archive(archive: &Archive, path: &Arc<Path>) -> Result<KerasFile, KerasE
     if !archive.has(WEIGHTS) && archive.has(WEIGHTS_NPZ) {
         return Err(KerasError::Pickle { name: WEIGHTS_NPZ.to_owned() });
     }
-    let weights = ByPath::read(&H5File::open(archive.blob(WEIGHTS)?)?, path)?;
+    let h5 = H5File::open(archive.blob(WEIGHTS)?)?;
+    let weights = ByPath::read(&h5, &h5.tree("")?, path)?;
     let training_config = config.get("compile_config").filter(|c| !c.is_null()).cloned();
     Ok(KerasFile {
         keras_version: metadata.get("keras_version").and_then(Value::as_str).map(str::to_owned),
@@ -187,11 +188,11 @@ fn from_hdf5(h5: &H5File, path: &Arc<Path>) -> Result<KerasFile, KerasError> {
             ..KerasFile::of(weights)
         });
     }
-    let weights = ByPath::read(h5, path)?;
-    if weights.is_empty() {
+    let tree = h5.tree("")?;
+    if !tree.iter().any(|(place, kind)| *kind == Kind::Group && owner(&modern(place)).is_some()) {
         return Err(KerasError::NotKeras);
     }
-    Ok(weights.into_file())
+    Ok(ByPath::read(h5, &tree, path)?.into_file())
 }
 
 impl KerasFile {
@@ -307,15 +308,14 @@ struct ByPath {
     optimizer: Vec<StoredWeight>,
     metrics: Vec<StoredWeight>,
     object_names: IndexMap<String, String>,
-    /// Groups were there, if perhaps without weights.
-    any: bool,
 }
 
 impl ByPath {
-    fn read(h5: &H5File, path: &Arc<Path>) -> Result<ByPath, KerasError> {
+    /// Everything in `tree`, which is all of the file.
+    fn read(h5: &H5File, tree: &[(String, Kind)], path: &Arc<Path>) -> Result<ByPath, KerasError> {
         let mut read = ByPath::default();
-        for (place, kind) in h5.tree("")? {
-            let name = modern(&place);
+        for (place, kind) in tree {
+            let name = modern(place);
             match kind {
                 Kind::Dataset => {
                     let list = match name.split('/').next() {
@@ -323,29 +323,19 @@ impl ByPath {
                         Some("metrics") => &mut read.metrics,
                         _ => &mut read.weights,
                     };
-                    list.push(weight(h5, &place, &name, path)?);
+                    list.push(weight(h5, place, &name, path)?);
                 }
                 Kind::Group => {
-                    let Some(object) = name.strip_suffix("vars").filter(|o| o.is_empty() || o.ends_with('/'))
-                    else {
-                        continue;
-                    };
-                    read.any = true;
-                    if let Some(Attribute::Strings(names)) = h5.attributes(&place)?.swap_remove("name")
+                    let Some(object) = owner(&name) else { continue };
+                    if let Some(Attribute::Strings(names)) = h5.attributes(place)?.swap_remove("name")
                         && let [name] = &names[..]
                     {
-                        let object = object.trim_end_matches('/').to_owned();
-                        read.object_names.insert(object, name.clone());
+                        read.object_names.insert(object.to_owned(), name.clone());
                     }
                 }
             }
         }
-        read.any |= !read.weights.is_empty() && h5.members("")?.iter().any(|(name, _)| name == "layers");
         Ok(read)
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.any
     }
 
     fn into_file(self) -> KerasFile {
@@ -356,6 +346,12 @@ impl ByPath {
             ..KerasFile::of(StoredWeights::ByPath(self.weights))
         }
     }
+}
+
+/// The path of the object whose variables a group holds.
+fn owner(group: &str) -> Option<&str> {
+    let object = group.strip_suffix("vars")?;
+    if object.is_empty() { Some("") } else { object.strip_suffix('/') }
 }
 
 /// A path as Keras writes it today: on Windows it once had backslashes, and until 2.13 another name for `layers`.

@@ -1,4 +1,7 @@
-//! HDF5 files, read through one trait. Types of the library below stay in this module.
+//! HDF5 files, read through one trait by either of two libraries, whose types stay in this module.
+//!
+//! The default is `hdf5-reader`, pure Rust. With the feature `hdf5`, `TFJS_HDF5=libhdf5` chooses the C library; a test
+//! reads every fixture with both.
 
 use std::sync::Arc;
 
@@ -11,8 +14,12 @@ use tfjs_kernels::{Element, TfString};
 
 use super::{KerasError, blob::Blob};
 
+#[cfg(feature = "hdf5")]
+mod library;
 mod lzf;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use writer::H5Group;
@@ -116,6 +123,8 @@ pub(crate) struct H5File {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     Rust,
+    #[cfg(feature = "hdf5")]
+    Library,
 }
 
 impl Backend {
@@ -123,6 +132,8 @@ impl Backend {
     fn from_env() -> Result<Backend, KerasError> {
         match std::env::var("TFJS_HDF5").as_deref() {
             Err(_) | Ok("" | "rust") => Ok(Backend::Rust),
+            #[cfg(feature = "hdf5")]
+            Ok("libhdf5") => Ok(Backend::Library),
             Ok(name) => Err(KerasError::NoBackend { name: name.to_owned() }),
         }
     }
@@ -137,6 +148,8 @@ impl H5File {
     pub(crate) fn open_with(blob: Blob, backend: Backend) -> Result<H5File, KerasError> {
         let inner: Arc<dyn Hdf5> = match backend {
             Backend::Rust => Arc::new(reader::Reader::open(&blob)?),
+            #[cfg(feature = "hdf5")]
+            Backend::Library => Arc::new(library::Library::open(&blob)?),
         };
         Ok(H5File { inner, blob })
     }

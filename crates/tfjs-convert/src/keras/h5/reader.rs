@@ -132,11 +132,15 @@ impl Hdf5 for Reader {
 }
 
 fn element_type(dataset: &Dataset) -> ElementType {
+    type_of(dataset, dataset.dtype())
+}
+
+fn type_of(dataset: &Dataset, datatype: &Datatype) -> ElementType {
     let bfloat16 = || {
         let mark = dataset.attribute("dtype").ok().and_then(|a| a.read_strings().ok());
         mark.is_some_and(|values| values == ["bfloat16"])
     };
-    match dataset.dtype() {
+    match datatype {
         Datatype::FloatingPoint { size: 2, .. } => ElementType::F16,
         Datatype::FloatingPoint { size: 4, .. } => ElementType::F32,
         Datatype::FloatingPoint { size: 8, .. } => ElementType::F64,
@@ -146,6 +150,7 @@ fn element_type(dataset: &Dataset) -> ElementType {
         Datatype::Enum { members, .. } if is_bool(members.iter().map(|m| m.name.as_str())) => {
             ElementType::Bool
         }
+        Datatype::Enum { base, .. } => type_of(dataset, base),
         Datatype::String { .. } | Datatype::VarLen { kind: VarLenKind::String, .. } => ElementType::Str,
         // NumPy has no bfloat16 of its own: h5py stores two opaque bytes, and Keras says what they are.
         Datatype::Opaque { size: 2, .. } if bfloat16() => ElementType::Bf16,
@@ -163,6 +168,7 @@ fn byte_order(datatype: &Datatype) -> Option<ByteOrder> {
         Datatype::FloatingPoint { byte_order, .. } | Datatype::FixedPoint { byte_order, .. } => {
             Some(*byte_order)
         }
+        Datatype::Enum { base, .. } => byte_order(base),
         _ => None,
     }
 }
