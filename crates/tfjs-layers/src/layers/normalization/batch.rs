@@ -1,0 +1,131 @@
+//! Batch normalisation.
+
+use tfjs_graph::{Fact, Port, builder::attr};
+use tfjs_kernels::{DType, Tensor};
+
+use super::{Affine, Result, axes_of, inverse_root, spread};
+use crate::{Call, Config, Emit, Initializer, Layer, Scope, Sym, WeightId, layers::core::built};
+
+pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
+    c.known(&[
+        "momentum",
+        "synchronized",
+        "renorm_clipping",
+        "renorm_momentum",
+        "fused",
+        "virtual_batch_size",
+        "adjustment",
+        "mode",
+    ]);
+    Ok(Box::new(BatchNormalization {
+        axes: c.opt_ints("axis")?.unwrap_or_else(|| vec![-1]),
+        epsilon: c.f32_or("epsilon", 1e-3)?,
+        renorm: c.bool_or("renorm", false)?,
+        affine: Affine::new(c)?,
+        mean_initializer: c.initializer("moving_mean", "zeros")?,
+        variance_initializer: c.initializer("moving_variance", "ones")?,
+        built: None,
+    }))
+}
+
+/// `(x − moving_mean) / √(moving_variance + ε) · gamma + beta`
+///
+/// All four: `[channels]`; with several axes, their sizes among ones.
+#[derive(Debug)]
+struct BatchNormalization {
+    axes: Vec<i64>,
+    epsilon: f32,
+    /// Keeps statistics that only training uses.
+    renorm: bool,
+    affine: Affine,
+    mean_initializer: Initializer,
+    variance_initializer: Initializer,
+    built: Option<Built>,
+}
+
+#[derive(Clone, Debug)]
+struct Built {
+    axes: Vec<usize>,
+    gamma: Option<WeightId>,
+    beta: Option<WeightId>,
+    mean: WeightId,
+    variance: WeightId,
+}
+
+impl Layer for BatchNormalization {
+    fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
+        let (axes, sizes) = axes_of(inputs, &self.axes, scope.dialect)?;
+        let shape = if axes.len() == 1 {
+            sizes
+        } else {
+            let rank = inputs.first().and_then(|f| f.shape.as_ref()).map_or(0, Vec::len);
+            let mut shape = vec![1; rank];
+            axes.iter().zip(sizes).for_each(|(&a, n)| shape[a] = n);
+            shape
+        };
+        let (gamma, beta) = self.affine.build(scope, &shape);
+        let mean = scope.state("moving_mean", &shape, self.mean_initializer.clone());
+        let variance = scope.state("moving_variance", &shape, self.variance_initializer.clone());
+        if self.renorm {
+            scope.state("moving_stddev", &shape, self.variance_initializer.clone());
+            scope.state("renorm_mean", &shape, self.mean_initializer.clone());
+            scope.state("renorm_stddev", &shape, self.variance_initializer.clone());
+        }
+        self.built = Some(Built { axes, gamma, beta, mean, variance });
+        Ok(())
+    }
+
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        let b = built(self.built.as_ref())?;
+        let x = call.one()?.port;
+        let x = g.cast(x, DType::Float32)?;
+        let rank = g.rank(x)?;
+        // What is left out of scale and shift is 1 and 0.
+        let y = if rank == 4 && b.axes == [3] { self.fused(g, x, b)? } else { self.composed(g, x, b, rank)? };
+        Ok(vec![Sym::masked(y, call.mask(0))])
+    }
+}
+
+impl BatchNormalization {
+    /// The op that passes fold into a convolution before it.
+    fn fused(&self, g: &mut Emit, x: Port, b: &Built) -> Result<Port> {
+        let channels = g.known_dim(x, 3, "number of channels")?;
+        let full = |g: &mut Emit, id: Option<WeightId>, value: f32| match id {
+            Some(id) => Ok(g.weight(id)),
+            None => Ok::<_, crate::LayersError>(g.constant(Tensor::new([channels], vec![value; channels])?)),
+        };
+        let inputs =
+            [x, full(g, b.gamma, 1.0)?, full(g, b.beta, 0.0)?, g.weight(b.mean), g.weight(b.variance)];
+        let attrs = [
+            ("epsilon", attr::float(self.epsilon)),
+            ("data_format", attr::text("NHWC")),
+            ("is_training", attr::bool(false)),
+        ];
+        Ok(g.op_n("FusedBatchNormV3", &inputs, &attrs, 1)?[0])
+    }
+
+    /// A factor and a shift, both computed from weights alone.
+    fn composed(&self, g: &mut Emit, x: Port, b: &Built, rank: usize) -> Result<Port> {
+        let variance = g.weight(b.variance);
+        let mut factor = inverse_root(g, variance, self.epsilon)?;
+        if let Some(gamma) = b.gamma {
+            let gamma = g.weight(gamma);
+            factor = g.mul(factor, gamma)?;
+        }
+        let mean = g.weight(b.mean);
+        let mut shift = g.mul(mean, factor)?;
+        shift = match b.beta {
+            Some(beta) => {
+                let beta = g.weight(beta);
+                g.sub(beta, shift)?
+            }
+            None => g.unary("Neg", shift)?,
+        };
+        if b.axes.len() == 1 {
+            factor = spread(g, factor, &b.axes, rank)?;
+            shift = spread(g, shift, &b.axes, rank)?;
+        }
+        let scaled = g.mul(x, factor)?;
+        g.add(scaled, shift)
+    }
+}

@@ -1,0 +1,62 @@
+//! Spectral normalisation.
+
+use serde_json::Value;
+use tfjs_graph::Fact;
+
+use super::Result;
+use crate::{
+    Call, Config, Emit, Initializer, Layer, LayersError, Scope, Sym, network, topology::LayerConfig,
+};
+
+pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
+    c.known(&["power_iterations"]);
+    let wrong = || c.wrong("layer", "a layer as an object with `class_name` and `config`");
+    let object = c.get("layer").and_then(Value::as_object).ok_or_else(wrong)?;
+    let text = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
+    let config = object.get("config").and_then(Value::as_object).cloned().ok_or_else(wrong)?;
+    let inner = LayerConfig {
+        name: config.get("name").and_then(Value::as_str).unwrap_or("layer").to_owned(),
+        class_name: text("class_name").ok_or_else(wrong)?,
+        module: text("module"),
+        registered_name: text("registered_name"),
+        config,
+        calls: Vec::new(),
+        model: None,
+        implied: false,
+    };
+    let layer = network::make(&inner, c.dialect).map_err(|e| e.in_layer(&inner.name, &inner.class_name))?;
+    Ok(Box::new(SpectralNormalization { name: inner.name, class: inner.class_name, layer }))
+}
+
+/// A layer whose kernel training divides by its largest singular value. The kernel in the file is the divided one, so
+/// that prediction is that of the layer alone.
+///
+/// vector_u: `[1, last size of the kernel]`, which only training uses.
+#[derive(Debug)]
+struct SpectralNormalization {
+    name: String,
+    class: String,
+    layer: Box<dyn Layer>,
+}
+
+impl Layer for SpectralNormalization {
+    fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
+        let first = scope.count();
+        scope
+            .enter("layer", &self.name, "", |scope| self.layer.build(scope, inputs))
+            .map_err(|e| e.in_layer(&self.name, &self.class))?;
+        let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut own = scope.params().weights[first..].iter();
+        let kernel = own.find(|w| matches!(last(&w.object).as_str(), "kernel" | "embeddings"));
+        let width = kernel.and_then(|w| w.shape.last().copied());
+        let width = width.ok_or_else(|| {
+            LayersError::Inputs(format!("{} `{}` has neither a kernel nor embeddings", self.class, self.name))
+        })?;
+        scope.state("vector_u", &[1, width], Initializer::named("truncated_normal"));
+        Ok(())
+    }
+
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        self.layer.call(g, call).map_err(|e| e.in_layer(&self.name, &self.class))
+    }
+}
