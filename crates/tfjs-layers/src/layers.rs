@@ -16,6 +16,7 @@ mod quantized;
 mod recurrent;
 mod regularization;
 mod reshaping;
+mod spatial;
 mod spectral;
 mod wrapper;
 

@@ -141,6 +141,12 @@ impl<'a> Scope<'a> {
         WeightId(self.params.weights.len() - 1)
     }
 
+    /// Gives a weight another last name in TF.js.
+    pub fn rename_tfjs(&mut self, id: WeightId, name: &str) {
+        let path: Vec<&str> = self.tfjs.iter().map(String::as_str).chain([name]).collect();
+        Arc::make_mut(&mut self.params.weights[id.0]).tfjs = path.join("/");
+    }
+
     /// The scope of an object that belongs to the layer: a wrapped layer or a cell. `object` is the attribute that
     /// holds it (`cell`, `forward_layer`); `keras` and `tfjs` are what it adds to the names of variables, which may be
     /// nothing.
