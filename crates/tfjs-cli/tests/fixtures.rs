@@ -121,7 +121,13 @@ fn keras_files_come_back_as_keras_read_them() {
         let (layers, back) = (dir.path().join("layers"), dir.path().join("back"));
         let convert = |input: &Path, output: &Path, format: &str| {
             let format = format!("--output_format={format}");
-            Command::cargo_bin("tfjs").unwrap().arg("convert").args([input, output]).arg(format).assert().success();
+            Command::cargo_bin("tfjs")
+                .unwrap()
+                .arg("convert")
+                .args([input, output])
+                .arg(format)
+                .assert()
+                .success();
         };
         convert(&fixtures.join(&name), &layers, "tfjs_layers_model");
         convert(&layers.join("model.json"), &back, expected["to"].as_str().unwrap());

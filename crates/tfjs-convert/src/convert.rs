@@ -38,7 +38,9 @@ pub fn convert(
         input if input.is_keras() => {
             let source = layers::read(options)?;
             if output != OutputFormat::TfjsGraphModel {
-                return layers::write(source, options, output, metadata, progress);
+                let mut summary = layers::write(source, options, output, metadata, progress)?;
+                summary.elapsed = start.elapsed();
+                return Ok(summary);
             }
             (layers::to_graph(source, options)?, Vec::new())
         }
@@ -74,6 +76,7 @@ fn write_graph(
         model: options.output.join("model.json"),
         nodes_before: report.nodes_before,
         nodes_after: pipeline::node_count(&model.graph),
+        layers: 0,
         weights: written.weights,
         shards: written.shards,
         weight_bytes: written.bytes,

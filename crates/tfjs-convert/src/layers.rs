@@ -1,18 +1,20 @@
 //! Models of Keras layers: from any of their files to any other.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::{Map, Value};
 use tfjs_format::{
-    ModelFormat, ModelJson, Topology,
+    DEFAULT_SHARD_SIZE, ModelFormat, ModelJson, Topology,
     io::{DirectorySink, ModelSink},
 };
 use tfjs_graph::Constant;
-use tfjs_layers::{LayersError, LayersModel, LayersOptions, StoredWeights};
+use tfjs_layers::{
+    LayersError, LayersModel, LayersOptions, Quantizer, SaveOptions, SaveReport, StoredWeights,
+};
 
 use crate::{
-    ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning, export,
-    keras::KerasFile, model::Model, target,
+    ConvertError, ConvertOptions, InputFormat, OutputFormat, Progress, Summary, Warning,
+    convert::refuse_loss, export, keras::KerasFile, model::Model, target,
 };
 
 type Result<T> = std::result::Result<T, ConvertError>;
@@ -84,8 +86,54 @@ fn weights_only(path: &Path) -> ConvertError {
 }
 
 /// What writing would warn of.
-pub(crate) fn check(_source: Source, _options: &ConvertOptions) -> Result<Vec<Warning>> {
-    Ok(Vec::new())
+pub(crate) fn check(source: Source, options: &ConvertOptions) -> Result<Vec<Warning>> {
+    let Source::Model(model) = source else { return Ok(Vec::new()) };
+    let save = save_options(options, Map::new());
+    let report = model.check_save(&save).map_err(in_file(Path::new(&options.input)))?;
+    Ok(report.warnings.into_iter().map(Warning::Layer).collect())
+}
+
+fn save_options(options: &ConvertOptions, metadata: Map<String, Value>) -> SaveOptions {
+    let map = options.quantization.clone();
+    SaveOptions {
+        lower: !options.no_lower,
+        split_weights_by_layer: options.split_weights_by_layer,
+        shard_size: options.weight_shard_size_bytes.unwrap_or(DEFAULT_SHARD_SIZE),
+        quantize: (!map.is_empty()).then(|| -> Quantizer { Arc::new(move |name| Ok(map.find(name)?)) }),
+        metadata,
+        include_optimizer: true,
+        converted_by: Some(export::CONVERTED_BY.to_owned()),
+        ..SaveOptions::default()
+    }
+}
+
+/// Writes a layers model for TensorFlow.js.
+fn write_layers(
+    model: &LayersModel,
+    options: &ConvertOptions,
+    metadata: Map<String, Value>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Summary> {
+    let save = save_options(options, metadata);
+    let failed = in_file(Path::new(&options.input));
+    let warnings = |report: SaveReport| report.warnings.into_iter().map(Warning::Layer).collect::<Vec<_>>();
+    if options.strict {
+        refuse_loss(options, &warnings(model.check_save(&save).map_err(&failed)?))?;
+    }
+    let mut sink = DirectorySink::create(&options.output)?;
+    let mut tell = |done, total| progress(Progress::Weights { done, total });
+    let report = model.save_with_progress(&mut sink, &save, &mut tell).map_err(&failed)?;
+    Ok(Summary {
+        model: options.output.join("model.json"),
+        weights: report.weights,
+        shards: report.shards,
+        weight_bytes: report.bytes,
+        inputs: model.input_names(),
+        outputs: model.output_names(),
+        layers: model.network().nodes.len(),
+        warnings: warnings(report),
+        ..Summary::default()
+    })
 }
 
 /// Writes a model of layers in another format.
@@ -99,10 +147,7 @@ pub(crate) fn write(
     progress(Progress::Step("write"));
     match (source, output) {
         (Source::Model(model), OutputFormat::TfjsLayersModel) => {
-            let topology = serde_json::json!({
-                "keras_version": model.keras_version, "model_config": model.topology()});
-            let weights = model.weights().filter_map(|(_, w)| Some((w.tfjs.clone(), w.value.clone()?)));
-            write_tfjs(Topology::Layers(topology), weights.collect(), options, metadata, progress)
+            write_layers(&model, options, metadata, progress)
         }
         (Source::Weights(file), OutputFormat::TfjsLayersModel) => {
             let weights = match file.weights {
@@ -110,7 +155,7 @@ pub(crate) fn write(
                 StoredWeights::ByPath(list) | StoredWeights::ByName(list) => list,
             };
             let weights = weights.into_iter().map(|w| (w.name, w.value)).collect();
-            write_tfjs(Topology::None, weights, options, metadata, progress)
+            write_weights(weights, options, metadata, progress)
         }
         (Source::Weights(_), _) => Err(weights_only(Path::new(&options.input))),
         (Source::Model(model), OutputFormat::Keras) => {
@@ -148,8 +193,8 @@ fn file_output<'o>(options: &'o ConvertOptions, expected: &'static str) -> Resul
     Ok(path)
 }
 
-fn write_tfjs(
-    topology: Topology,
+/// Writes weights without a model.
+fn write_weights(
     weights: Vec<(String, Constant)>,
     options: &ConvertOptions,
     metadata: Map<String, Value>,
@@ -161,7 +206,7 @@ fn write_tfjs(
     let json = ModelJson {
         format: Some(ModelFormat::LayersModel),
         converted_by: Some(export::CONVERTED_BY.to_owned()),
-        topology,
+        topology: Topology::None,
         user_defined_metadata: (!metadata.is_empty()).then_some(metadata),
         weights_manifest: vec![written.group],
         ..ModelJson::default()

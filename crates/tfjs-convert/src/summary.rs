@@ -1,5 +1,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
+use tfjs_layers::SaveWarning;
+
 /// What a conversion did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
@@ -9,6 +11,8 @@ pub struct Summary {
     pub nodes_before: usize,
     /// Nodes written, function bodies included.
     pub nodes_after: usize,
+    /// Layers of a model of layers.
+    pub layers: usize,
     /// Weights written.
     pub weights: usize,
     /// Weight files written.
@@ -58,6 +62,8 @@ pub enum Warning {
         /// Its op.
         op: String,
     },
+    /// A layer that stock TensorFlow.js cannot run was written as it is.
+    Layer(SaveWarning),
     /// The module has only another signature than the default one, which was taken.
     OtherSignature {
         /// Signature key.
@@ -66,15 +72,16 @@ pub enum Warning {
 }
 
 impl Warning {
-    /// Whether values changed.
+    /// Whether values changed, or TensorFlow.js cannot use what was written.
     pub fn is_lossy(&self) -> bool {
-        matches!(self, Warning::IntegerOverflow { .. } | Warning::Precision { .. })
+        matches!(self, Warning::IntegerOverflow { .. } | Warning::Precision { .. } | Warning::Layer(_))
     }
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Warning::Layer(layer) => layer.fmt(f),
             Warning::IntegerOverflow { name, dtype, count, first } => write!(
                 f,
                 "constant `{name}` ({dtype}) has {count} values outside int32, the first is {first}; they move to its ends"

@@ -85,12 +85,20 @@ impl Drop for Bar {
 fn as_text(summary: &Summary) -> String {
     let Summary { model, nodes_before, nodes_after, weights, shards, weight_bytes, elapsed, .. } = summary;
     let mut text = format!("{} written in {:.2} s\n", model.display(), elapsed.as_secs_f64());
-    let _ = writeln!(text, "  nodes    {nodes_after} (from {nodes_before})");
+    if *nodes_after > 0 {
+        let _ = writeln!(text, "  nodes    {nodes_after} (from {nodes_before})");
+    }
+    if summary.layers > 0 {
+        let _ = writeln!(text, "  layers   {}", summary.layers);
+    }
     let size = show::bytes(*weight_bytes);
     let files = show::count(*shards, "file");
     let _ = writeln!(text, "  weights  {weights}, {size} in {files}");
-    let _ = writeln!(text, "  inputs   {}", summary.inputs.join(", "));
-    let _ = writeln!(text, "  outputs  {}", summary.outputs.join(", "));
+    for (what, names) in [("inputs ", &summary.inputs), ("outputs", &summary.outputs)] {
+        if !names.is_empty() {
+            let _ = writeln!(text, "  {what}  {}", names.join(", "));
+        }
+    }
     text
 }
 
@@ -101,6 +109,7 @@ fn as_json(summary: &Summary) -> Result<String, CliError> {
         "model": summary.model.to_string_lossy(),
         "nodes_before": summary.nodes_before,
         "nodes_after": summary.nodes_after,
+        "layers": summary.layers,
         "weights": summary.weights,
         "shards": summary.shards,
         "weight_bytes": summary.weight_bytes,

@@ -40,12 +40,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<String, CliError> {
     }
 }
 
-/// Each output with its file: its name, with every character outside `[A-Za-z0-9_.-]` replaced by `_`.
+/// Longest name of a file without its extension: file systems take 255 bytes.
+const MAX_NAME: usize = 200;
+
+/// Each output with its file: its name, with every character outside `[A-Za-z0-9_.-]` replaced by `_`. A name that no file
+/// can have is cut, and ends with the number of the output.
 fn with_file_names(outputs: &Outputs) -> Result<Vec<(&Tensor, String)>, CliError> {
     let mut taken: HashMap<String, &str> = HashMap::new();
     let mut files = Vec::with_capacity(outputs.len());
-    for (name, tensor) in outputs.iter() {
-        let file = format!("{}.npy", sanitized(name));
+    for (index, (name, tensor)) in outputs.iter().enumerate() {
+        let mut file = sanitized(name);
+        if file.len() > MAX_NAME {
+            file.truncate(MAX_NAME);
+            file += &format!("-{index}");
+        }
+        file += ".npy";
         match taken.insert(file.clone(), name) {
             // The same output asked for twice.
             Some(first) if first == name => {}
