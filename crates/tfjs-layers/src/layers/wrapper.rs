@@ -153,7 +153,7 @@ impl Layer for Bidirectional {
         if let Some(arg) = call.kwarg("initial_state") {
             states = arg.tensors().into_iter().copied().collect();
         }
-        if states.len() % 2 != 0 {
+        if !states.len().is_multiple_of(2) {
             let problem = format!("{} initial states cannot be halved between two directions", states.len());
             return Err(LayersError::Inputs(problem));
         }
