@@ -15,6 +15,8 @@ mod preprocessing;
 mod quantized;
 mod recurrent;
 mod regularization;
+mod resample;
+
 mod reshaping;
 mod spatial;
 mod spectral;
