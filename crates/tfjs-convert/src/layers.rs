@@ -101,7 +101,8 @@ fn save_options(options: &ConvertOptions, metadata: Map<String, Value>) -> SaveO
         shard_size: options.weight_shard_size_bytes.unwrap_or(DEFAULT_SHARD_SIZE),
         quantize: (!map.is_empty()).then(|| -> Quantizer { Arc::new(move |name| Ok(map.find(name)?)) }),
         metadata,
-        include_optimizer: true,
+        // Files of Keras hold it in another form, which TF.js cannot read.
+        include_optimizer: options.input_format == InputFormat::TfjsLayersModel,
         converted_by: Some(export::CONVERTED_BY.to_owned()),
         ..SaveOptions::default()
     }
