@@ -25,7 +25,7 @@ mod writer;
 pub use writer::H5Group;
 
 /// Data that fill more than this and more than [`MAX_EXPANSION`] times their file are taken for a bomb.
-pub(crate) const MIN_LIMIT: u64 = 256 << 20;
+pub(crate) const MIN_LIMIT: u64 = 64 << 20;
 
 /// How many times larger than its file compressed data may be. Deflate reaches 1032 with zeros only.
 pub(crate) const MAX_EXPANSION: u64 = 200;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hdf5_reader::{
-    Attribute as RawAttribute, ByteOrder, Dataset, Datatype, ExternalFileResolver, ExternalLinkResolver,
-    FilterRegistry, Hdf5File, OpenOptions, StringSize, VarLenKind,
+    Attribute as PlainAttribute, ByteOrder, Dataset, Datatype, ExternalFileResolver, ExternalLinkResolver,
+    FilterRegistry, Hdf5File, OpenOptions, RawAttribute, StringSize, VarLenKind,
     error::Error,
     messages::{HdfMessage, layout::DataLayout},
     storage::DynStorage,
@@ -18,6 +18,8 @@ pub(super) struct Reader {
     file: Hdf5File,
     /// Addresses in the file count from here: after the user block.
     base: u64,
+    /// Length of the file.
+    len: u64,
 }
 
 impl Reader {
@@ -40,11 +42,68 @@ impl Reader {
         let file =
             Hdf5File::from_owner(blob.bytes().clone(), options).map_err(|e| KerasError::Open(Box::new(e)))?;
         let base = blob.len().saturating_sub(file.storage().len());
-        Ok(Reader { file, base })
+        Ok(Reader { file, base, len: blob.len() })
     }
 
     fn dataset(&self, path: &str) -> Result<Dataset, KerasError> {
         self.file.dataset(&normal(path)).map_err(|e| wrap(e, path, "dataset"))
+    }
+
+    fn decoded(
+        &self,
+        attributes: Vec<RawAttribute>,
+        resolve: impl Fn(&[u8]) -> Result<Vec<u8>, Error>,
+    ) -> Attributes {
+        let decode = |attribute: RawAttribute| {
+            let (message, _) = attribute.into_parts();
+            let name = message.name.clone();
+            let variable = matches!(
+                message.datatype,
+                Datatype::VarLen { kind: VarLenKind::String, .. }
+                    | Datatype::String { size: StringSize::Variable, .. }
+            );
+            let value = match variable {
+                true => {
+                    let count = if message.raw_data.is_empty() {
+                        0
+                    } else {
+                        message.dataspace.num_elements().unwrap_or(0)
+                    };
+                    match self.texts(&message.raw_data, count, &resolve) {
+                        Ok(texts) => Attribute::Strings(texts),
+                        Err(e) => Attribute::Unreadable(format!("cannot be read: {e}")),
+                    }
+                }
+                false => attribute_value(&PlainAttribute::from_message(message)),
+            };
+            (name, value)
+        };
+        attributes.into_iter().map(decode).collect()
+    }
+
+    /// Strings of variable length by the references to them; together they are no longer than the file.
+    fn texts(
+        &self,
+        references: &[u8],
+        count: u64,
+        resolve: impl Fn(&[u8]) -> Result<Vec<u8>, Error>,
+    ) -> Result<Vec<String>, Error> {
+        let width = 8 + usize::from(self.file.superblock().offset_size);
+        let whole = references.chunks_exact(width);
+        if whole.len() as u64 != count {
+            return Err(Error::InvalidData("it has another number of elements than its shape".to_owned()));
+        }
+        let len = |reference: &[u8]| reference.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+        let total: u64 = whole.clone().map(|reference| u64::from(len(reference))).sum();
+        if total > self.len {
+            return Err(Error::ResourceLimit(format!("its strings have {total} bytes, more than the file")));
+        }
+        let text = |reference: &[u8]| {
+            let mut bytes = resolve(reference)?;
+            bytes.truncate(bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len()));
+            String::from_utf8(bytes).map_err(|e| Error::InvalidData(format!("it is not UTF-8: {e}")))
+        };
+        whole.map(text).collect()
     }
 
     /// Where the elements lie, if they lie in one piece.
@@ -85,13 +144,19 @@ impl Hdf5 for Reader {
     }
 
     fn attributes(&self, object: &str) -> Result<Attributes, KerasError> {
-        let path = normal(object);
-        let attributes = match self.file.group(&path) {
-            Ok(group) => group.attributes().map_err(|e| wrap(e, object, "group"))?,
-            Err(Error::GroupNotFound(_)) => self.dataset(object)?.attributes(),
-            Err(e) => return Err(wrap(e, object, "group")),
-        };
-        Ok(attributes.iter().map(|a| (a.name.clone(), attribute(a))).collect())
+        // Raw, because the library would unpack all strings at once, however often they refer to one.
+        match self.file.group(&normal(object)) {
+            Ok(group) => {
+                let raw = group.raw_attributes().map_err(|e| wrap(e, object, "group"))?;
+                Ok(self.decoded(raw, |reference| group.resolve_vlen_reference_bytes(reference, 1)))
+            }
+            Err(Error::GroupNotFound(_)) => {
+                let dataset = self.dataset(object)?;
+                let raw = dataset.raw_attributes().map_err(|e| wrap(e, object, "dataset"))?;
+                Ok(self.decoded(raw, |reference| dataset.resolve_vlen_reference_bytes(reference, 1)))
+            }
+            Err(e) => Err(wrap(e, object, "group")),
+        }
     }
 
     fn info(&self, path: &str) -> Result<DatasetInfo, KerasError> {
@@ -100,7 +165,6 @@ impl Hdf5 for Reader {
         let shape = dataset.shape().iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>();
         let shape = shape.map_err(|_| fail(Error::Other("a dimension overflows".to_owned())))?;
         let plain = !matches!(self.place(&dataset).map_err(fail)?, Place::Elsewhere);
-        // Strings of variable length are references; what they refer to is shared as often as one likes.
         Ok(DatasetInfo { dtype: element_type(&dataset), shape, plain })
     }
 
@@ -109,7 +173,14 @@ impl Hdf5 for Reader {
         let fail = |e| wrap(e, path, "dataset");
         let dtype = element_type(&dataset);
         if dtype == ElementType::Str {
-            let items = dataset.read_strings().map_err(fail)?;
+            let items = match dataset.dtype() {
+                Datatype::String { size: StringSize::Fixed(_), .. } => dataset.read_strings(),
+                _ => dataset.read_raw_bytes().and_then(|references| {
+                    let resolve = |reference: &[u8]| dataset.resolve_vlen_reference_bytes(reference, 1);
+                    self.texts(&references, dataset.num_elements()?, resolve)
+                }),
+            };
+            let items = items.map_err(fail)?;
             return Ok(Elements::Strings(items.into_iter().map(Bytes::from).collect()));
         }
         let Some(width) = dtype.width() else {
@@ -187,7 +258,7 @@ fn describe(datatype: &Datatype) -> String {
     }
 }
 
-fn attribute(attribute: &RawAttribute) -> Attribute {
+fn attribute_value(attribute: &PlainAttribute) -> Attribute {
     let value = match &attribute.datatype {
         _ if attribute.num_elements().is_ok_and(|n| n == 0) => match &attribute.datatype {
             Datatype::String { .. } | Datatype::VarLen { kind: VarLenKind::String, .. } => {
@@ -214,7 +285,7 @@ fn attribute(attribute: &RawAttribute) -> Attribute {
         Datatype::FixedPoint { size, signed, .. } => integers(attribute, *size, *signed),
         Datatype::Enum { base, .. } => match &**base {
             Datatype::FixedPoint { size, signed, .. } => {
-                let plain = RawAttribute { datatype: (**base).clone(), ..attribute.clone() };
+                let plain = PlainAttribute { datatype: (**base).clone(), ..attribute.clone() };
                 integers(&plain, *size, *signed)
             }
             other => return Attribute::Unreadable(format!("has elements of type {}", describe(other))),
@@ -224,7 +295,7 @@ fn attribute(attribute: &RawAttribute) -> Attribute {
     value.unwrap_or_else(|e| Attribute::Unreadable(format!("cannot be read: {e}")))
 }
 
-fn integers(attribute: &RawAttribute, size: u8, signed: bool) -> Result<Attribute, Error> {
+fn integers(attribute: &PlainAttribute, size: u8, signed: bool) -> Result<Attribute, Error> {
     fn wide<T: Into<i64>>(values: Vec<T>) -> Attribute {
         Attribute::Ints(values.into_iter().map(Into::into).collect())
     }
