@@ -138,14 +138,6 @@ pub enum KerasError {
         "this SavedModel holds no Keras model: it has no `keras_metadata.pb` with the config of one; convert it with --input_format=tf_saved_model"
     )]
     NotKerasSavedModel,
-    /// A pickled object, which only running code could read.
-    #[error(
-        "archive member `{name}` is a pickled Python object, which is never executed; save the model with Keras's default weights format, `h5`"
-    )]
-    Pickle {
-        /// The member.
-        name: String,
-    },
     /// A way of reading HDF5 that this build does not have.
     #[error("TFJS_HDF5={name} is not available: expected `rust`{}", if cfg!(feature = "hdf5") { " or `libhdf5`" } else { " (`libhdf5` needs the build feature `hdf5`)" })]
     NoBackend {

@@ -12,6 +12,7 @@ use super::{
     archive::Archive,
     blob::Blob,
     h5::{Attribute, Attributes, H5File, Kind, join},
+    npz,
 };
 use crate::ConvertError;
 
@@ -117,11 +118,16 @@ fn from_archive(archive: &Archive, path: &Arc<Path>) -> Result<KerasFile, KerasE
         },
         false => Map::new(),
     };
-    if !archive.has(WEIGHTS) && archive.has(WEIGHTS_NPZ) {
-        return Err(KerasError::Pickle { name: WEIGHTS_NPZ.to_owned() });
-    }
-    let h5 = H5File::open(archive.blob(WEIGHTS)?)?;
-    let weights = ByPath::read(&h5, &h5.tree("")?, path)?;
+    let weights = if !archive.has(WEIGHTS) && archive.has(WEIGHTS_NPZ) {
+        let mut read = ByPath::default();
+        for weight in npz::read(&Archive::open(archive.blob(WEIGHTS_NPZ)?)?, path)? {
+            read.list(&weight.name).push(weight);
+        }
+        read
+    } else {
+        let h5 = H5File::open(archive.blob(WEIGHTS)?)?;
+        ByPath::read(&h5, &h5.tree("")?, path)?
+    };
     let training_config = config.get("compile_config").filter(|c| !c.is_null()).cloned();
     Ok(KerasFile {
         keras_version: metadata.get("keras_version").and_then(Value::as_str).map(str::to_owned),
@@ -317,14 +323,7 @@ impl ByPath {
         for (place, kind) in tree {
             let name = modern(place);
             match kind {
-                Kind::Dataset => {
-                    let list = match name.split('/').next() {
-                        Some("optimizer") => &mut read.optimizer,
-                        Some("metrics") => &mut read.metrics,
-                        _ => &mut read.weights,
-                    };
-                    list.push(weight(h5, place, &name, path)?);
-                }
+                Kind::Dataset => read.list(&name).push(weight(h5, place, &name, path)?),
                 Kind::Group => {
                     let Some(object) = owner(&name) else { continue };
                     if let Some(Attribute::Strings(names)) = h5.attributes(place)?.swap_remove("name")
@@ -336,6 +335,14 @@ impl ByPath {
             }
         }
         Ok(read)
+    }
+
+    fn list(&mut self, name: &str) -> &mut Vec<StoredWeight> {
+        match name.split('/').next() {
+            Some("optimizer") => &mut self.optimizer,
+            Some("metrics") => &mut self.metrics,
+            _ => &mut self.weights,
+        }
     }
 
     fn into_file(self) -> KerasFile {

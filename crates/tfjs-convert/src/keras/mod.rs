@@ -7,6 +7,7 @@ mod blob;
 mod error;
 mod file;
 mod h5;
+mod npz;
 mod saved_model;
 mod write;
 

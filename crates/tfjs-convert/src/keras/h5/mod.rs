@@ -281,7 +281,7 @@ enum Loaded {
 
 impl ElementType {
     /// Bytes per element; `None` for strings and others.
-    fn width(&self) -> Option<usize> {
+    pub(super) fn width(&self) -> Option<usize> {
         Some(match self {
             ElementType::F16 | ElementType::Bf16 => 2,
             ElementType::F32 => 4,
@@ -322,7 +322,7 @@ impl ElementType {
 }
 
 /// Little-endian elements as a tensor.
-fn tensor_of(
+pub(super) fn tensor_of(
     bytes: &Bytes,
     info: &DatasetInfo,
     name: &str,
@@ -370,6 +370,11 @@ fn tensor_of(
 }
 
 impl DatasetInfo {
+    /// Of elements that are at hand.
+    pub(super) fn new(dtype: ElementType, shape: Vec<usize>) -> DatasetInfo {
+        DatasetInfo { dtype, shape, plain: true }
+    }
+
     /// Number of elements; `None` when it overflows.
     fn elements(&self) -> Option<usize> {
         if self.shape.contains(&0) {
@@ -398,7 +403,7 @@ fn narrow<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> i128) -> Result<V
     bytes.as_chunks::<N>().0.iter().map(fit).collect()
 }
 
-fn swapped(bytes: &[u8], width: usize) -> Bytes {
+pub(super) fn swapped(bytes: &[u8], width: usize) -> Bytes {
     let mut bytes = bytes.to_vec();
     bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
     bytes.into()
