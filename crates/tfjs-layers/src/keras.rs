@@ -22,6 +22,10 @@ const RENAMED: &[(&str, &str, &str)] = &[
     ("DepthwiseConv2D", "kernel_initializer", "depthwise_initializer"),
 ];
 
+/// Keys that `from_config` takes besides those of the constructor: version 3, class, keys.
+const EXTRA: &[(bool, &str, &[&str])] =
+    &[(false, "MultiHeadAttention", &["query_shape", "key_shape", "value_shape"])];
+
 /// Layers whose further inputs are their initial state.
 const RECURRENT: &[&str] =
     &["RNN", "SimpleRNN", "GRU", "LSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Bidirectional"];
@@ -171,7 +175,11 @@ impl Writer {
                 *c == class && (if self.keras3 { two } else { three }) == key && !keys.contains(key.as_str())
             });
             let key = renamed.map_or(key.as_str(), |(_, two, three)| if self.keras3 { three } else { two });
-            if keys.contains(key) || COMMON.contains(&key) {
+            let extra = EXTRA.iter().find(|(three, c, _)| *three == self.keras3 && *c == class);
+            if keys.contains(key)
+                || COMMON.contains(&key)
+                || extra.is_some_and(|(.., keys)| keys.contains(&key))
+            {
                 out.insert(key.to_owned(), self.value(key, value)?);
             }
         }
