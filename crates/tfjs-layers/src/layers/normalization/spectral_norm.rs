@@ -1,6 +1,5 @@
 //! Spectral normalisation.
 
-use serde_json::Value;
 use tfjs_graph::Fact;
 
 use super::Result;
@@ -10,20 +9,8 @@ use crate::{
 
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
     c.known(&["power_iterations"]);
-    let wrong = || c.wrong("layer", "a layer as an object with `class_name` and `config`");
-    let object = c.get("layer").and_then(Value::as_object).ok_or_else(wrong)?;
-    let text = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
-    let config = object.get("config").and_then(Value::as_object).cloned().ok_or_else(wrong)?;
-    let inner = LayerConfig {
-        name: config.get("name").and_then(Value::as_str).unwrap_or("layer").to_owned(),
-        class_name: text("class_name").ok_or_else(wrong)?,
-        module: text("module"),
-        registered_name: text("registered_name"),
-        config,
-        calls: Vec::new(),
-        model: None,
-        implied: false,
-    };
+    let inner = c.get("layer").ok_or_else(|| c.wrong("layer", "a layer"))?;
+    let inner = LayerConfig::nested(inner, c.dialect)?;
     let layer = network::make(&inner, c.dialect).map_err(|e| e.in_layer(&inner.name, &inner.class_name))?;
     Ok(Box::new(SpectralNormalization { name: inner.name, class: inner.class_name, layer }))
 }
