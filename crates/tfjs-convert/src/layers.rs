@@ -9,7 +9,7 @@ use tfjs_format::{
 };
 use tfjs_graph::Constant;
 use tfjs_layers::{
-    LayersError, LayersModel, LayersOptions, Quantizer, SaveOptions, SaveReport, StoredWeights,
+    Assets, LayersError, LayersModel, LayersOptions, Quantizer, SaveOptions, SaveReport, StoredWeights,
 };
 
 use crate::{
@@ -63,8 +63,13 @@ fn read_keras(path: &Path) -> Result<Source> {
         topology.extend(value.clone().map(|v| (key.to_owned(), Value::from(v))));
     }
     topology.insert("model_config".to_owned(), config.clone());
-    let mut model = LayersModel::new(&topology.into(), &file.weights, &LayersOptions::default())
-        .map_err(in_file(path))?;
+    let assets = file.assets.clone();
+    let assets = Assets::new(move |path| match assets.read(path) {
+        Ok(bytes) => Ok(bytes.map(|b| b.to_vec())),
+        Err(e) => Err(LayersError::Asset { path: path.to_owned(), source: Box::new(e) }),
+    });
+    let options = LayersOptions { assets, ..LayersOptions::default() };
+    let mut model = LayersModel::new(&topology.into(), &file.weights, &options).map_err(in_file(path))?;
     model.training_config = file.training_config.clone();
     model.optimizer_weights = file.optimizer.clone();
     Ok(Source::Model(Box::new(model)))

@@ -83,6 +83,12 @@ pub mod attr {
         Value::Type(value.to_proto() as i32)
     }
 
+    /// A list of types.
+    pub fn dtypes(values: &[DType]) -> Value {
+        let r#type = values.iter().map(|d| d.to_proto() as i32).collect();
+        Value::List(Box::new(ListValue { r#type, ..ListValue::default() }))
+    }
+
     /// A shape, of which dimensions (or, with `None`, the rank) may be unknown.
     pub fn shape(dims: Option<&[Option<usize>]>) -> Value {
         Value::Shape(Box::new(match dims {

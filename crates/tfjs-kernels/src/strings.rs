@@ -9,7 +9,7 @@ mod split;
 mod text;
 
 pub use base64::{decode_base64, encode_base64};
-pub use hash::{fingerprint64, hash_bucket_fast, hash_bucket_strong};
+pub use hash::{cross_hashed, fingerprint64, hash_bucket_fast, hash_bucket_strong};
 pub use join::{reduce_join, string_join};
 pub use ngrams::{NGrams, string_ngrams};
 pub use number::{NumberFormat, NumberStyle, as_string, string_to_number};

@@ -200,6 +200,16 @@ impl Emit {
         port
     }
 
+    /// The value of a weight, if it is known yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn weight_value(&self, id: WeightId) -> Result<Option<Tensor>> {
+        let weight = self.params.get(id);
+        let unread = |source| LayersError::WeightValue { weight: weight.keras.clone(), source };
+        weight.value.as_ref().map(|value| value.tensor().map_err(unread)).transpose()
+    }
+
     /// A constant.
     pub fn constant(&mut self, value: Tensor) -> Port {
         self.builder.constant(value)

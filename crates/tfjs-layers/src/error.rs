@@ -142,6 +142,15 @@ pub enum LayersError {
         #[source]
         source: LoadError,
     },
+    /// A file that belongs to the model cannot be read.
+    #[error("asset `{path}` cannot be read")]
+    Asset {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The file holds another kind of model.
     #[error("{name} holds {found}, expected a layers model{hint}")]
     WrongKind {

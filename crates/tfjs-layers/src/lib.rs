@@ -10,6 +10,7 @@
 //! that graph to a file.
 
 mod activations;
+mod assets;
 mod config;
 mod dialect;
 mod einsum;
@@ -27,6 +28,7 @@ pub mod topology;
 pub mod weights;
 
 pub use activations::Activation;
+pub use assets::Assets;
 pub use config::{Config, dtype_of, number};
 pub use dialect::Dialect;
 pub use emit::Emit;

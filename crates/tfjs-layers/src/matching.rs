@@ -63,7 +63,9 @@ struct Matched<'w> {
 /// A value in the shape and type that the layer declares. Files may hold a scalar as `[1]` and the like.
 fn fit(declared: &Weight, stored: &StoredWeight) -> Result<Constant> {
     let shape = stored.value.shape();
-    if shape == declared.shape {
+    // A size of 0 is any size.
+    let fits = |(&want, &got): (&usize, &usize)| want == 0 || want == got;
+    if shape.len() == declared.shape.len() && declared.shape.iter().zip(shape).all(fits) {
         return Ok(stored.value.clone());
     }
     let squeezed = |s: &[usize]| s.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
@@ -217,6 +219,8 @@ fn is_bookkeeping(path: &str) -> bool {
     let first = path.split('/').next().unwrap_or_default();
     matches!(first, "optimizer" | "metrics" | "vars" | "loss" | "compile_metrics" | "train_metrics")
         || path.split('/').any(|s| s.contains("seed_generator") || s == "random_generator")
+        // TextVectorization stores what its lookup holds twice.
+        || path.contains("/lookup_layer/vars/")
 }
 
 /// Attribute names differ between versions by leading underscores.
@@ -267,7 +271,13 @@ fn collect_places(network: &Network, params: &Params, numbered: &str, named: &st
             let (object, _) = weight.object.rsplit_once('/').unwrap_or(("", &weight.object));
             let index = indices.entry(object).or_default();
             let object = if object.is_empty() { String::new() } else { format!("{object}/") };
-            let path = format!("{numbered}{object}vars/{index}");
+            // Lookups name their weights instead of numbering them.
+            let key = if weight.object.ends_with("idf_weights") {
+                "idf_weights".to_owned()
+            } else {
+                index.to_string()
+            };
+            let path = format!("{numbered}{object}vars/{key}");
             places.read.entry(normal(&path)).or_insert(i);
             places.read.entry(normal(&format!("{named}{}", weight.object))).or_insert(i);
             places.written.entry(i).or_insert(path);

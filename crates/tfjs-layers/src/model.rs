@@ -14,8 +14,8 @@ use tfjs_kernels::Tensor;
 use tracing::info;
 
 use crate::{
-    Call, Dialect, Emit, Layer, LayersError, ModelConfig, Network, Params, StoredWeight, StoredWeights, Sym,
-    Weight, WeightId,
+    Assets, Call, Dialect, Emit, Layer, LayersError, ModelConfig, Network, Params, StoredWeight,
+    StoredWeights, Sym, Weight, WeightId,
     emit::{Emitted, StateInfo},
     matching,
     topology::dialect_of,
@@ -30,11 +30,13 @@ pub struct LayersOptions {
     pub strict: bool,
     /// Whose rules the model follows; by default what the file says.
     pub dialect: Option<Dialect>,
+    /// Files that belong to the model, such as vocabularies.
+    pub assets: Assets,
 }
 
 impl Default for LayersOptions {
     fn default() -> LayersOptions {
-        LayersOptions { strict: true, dialect: None }
+        LayersOptions { strict: true, dialect: None, assets: Assets::default() }
     }
 }
 
@@ -138,6 +140,9 @@ impl LayersModel {
     pub fn new(topology: &Value, weights: &StoredWeights, options: &LayersOptions) -> Result<LayersModel> {
         let text = |key: &str| topology.get(key).and_then(Value::as_str).map(str::to_owned);
         let dialect = options.dialect.unwrap_or_else(|| dialect_of(topology));
+        let mut topology = topology.clone();
+        crate::assets::inline(&mut topology, &options.assets)?;
+        let topology = &topology;
         let config = ModelConfig::read(topology, dialect)?;
         let mut network = Network::new(config, dialect)?;
         let mut params = Params::default();

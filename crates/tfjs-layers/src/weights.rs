@@ -69,7 +69,9 @@ impl Params {
 
     /// Gives a weight its value.
     pub fn set(&mut self, id: WeightId, value: Constant) {
-        Arc::make_mut(&mut self.weights[id.0]).value = Some(value);
+        let weight = Arc::make_mut(&mut self.weights[id.0]);
+        weight.shape = value.shape().to_vec();
+        weight.value = Some(value);
     }
 }
 
@@ -211,7 +213,7 @@ impl Weight {
     pub fn optional(&self) -> bool {
         // Matrices of low rank that fine-tuning adds are merged into the kernel when Keras saves it.
         let name = self.object.rsplit('/').next().unwrap_or_default();
-        matches!(name, "count" | "seed_generator_state") || name.starts_with("lora_")
+        matches!(name, "count" | "idf_weights" | "seed_generator_state") || name.starts_with("lora_")
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tfjs_format::io::MemorySink;
 use tfjs_graph::Constant;
 use tfjs_kernels::{Tensor, TfString};
-use tfjs_layers::{LayersModel, LayersOptions, SaveOptions, StoredWeight, StoredWeights};
+use tfjs_layers::{Assets, LayersModel, LayersOptions, SaveOptions, StoredWeight, StoredWeights};
 
 fn tensor(json: &Value) -> Tensor {
     let shape: Vec<usize> =
@@ -51,7 +51,10 @@ fn load(case: &Value) -> Result<LayersModel, String> {
         (l[0].as_str().unwrap().to_owned(), l[1].as_array().unwrap().iter().map(stored).collect::<Vec<_>>())
     });
     let weights = StoredWeights::ByLayer(weights.filter(|(_, w)| !w.is_empty()).collect());
-    LayersModel::new(&case["topology"], &weights, &LayersOptions::default()).map_err(|e| chain(&e))
+    let files = case["assets"].clone();
+    let assets = Assets::new(move |path| Ok(files[path].as_str().map(|text| text.as_bytes().to_vec())));
+    let options = LayersOptions { assets, ..LayersOptions::default() };
+    LayersModel::new(&case["topology"], &weights, &options).map_err(|e| chain(&e))
 }
 
 fn run(case: &Value) -> Result<(), String> {

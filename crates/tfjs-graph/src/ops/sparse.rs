@@ -1,18 +1,50 @@
 //! Sparse tensors.
 use tfjs_kernels::{
-    DType,
+    DType, Tensor,
     sparse::{self, SegmentReduce},
 };
 
 use super::infer::{dims, dtype, fact, int, ints};
 use crate::{
     Op, OpError,
-    op::{OpDef, one, simple, values},
+    op::{ANY, Build, OpDef, one, simple, values},
 };
+
+fn int_attr(b: &Build<'_>, name: &str) -> Result<i32, OpError> {
+    let value = b.attrs.int(name)?;
+    i32::try_from(value).map_err(|_| OpError::input("num_buckets", format!("{value} does not fit 32 bits")))
+}
 
 type Boxed = Result<Box<dyn Op>, OpError>;
 
 pub(super) const OPS: &[OpDef] = &[
+    OpDef::new("SparseCross", 1..=ANY, |b| {
+        let buckets = int_attr(b, "num_buckets")?;
+        let key = b.attrs.int("hash_key")? as u64;
+        if b.attrs.int_or("N", 0)? != 0 || !b.attrs.bool_or("hashed_output", false)? {
+            return Err(OpError::input("indices", "only dense columns can be crossed, and only with hashes"));
+        }
+        simple(
+            move |x| {
+                let columns: Vec<&Tensor> = (0..x.len()).map(|i| x.tensor(i)).collect::<Result<_, _>>()?;
+                let crossed = tfjs_kernels::strings::cross_hashed(&columns, buckets, key)?;
+                let (rows, width) = (crossed.dims()[0], crossed.dims()[1]);
+                let indices =
+                    (0..rows).flat_map(|r| (0..width).flat_map(move |c| [r as i32, c as i32])).collect();
+                let all = rows * width;
+                let indices = Tensor::new([all, 2], indices)?;
+                let shape = Tensor::vector(vec![rows as i32, width as i32]);
+                Ok(smallvec::smallvec![indices.into(), crossed.reshape([all])?.into(), shape.into()])
+            },
+            |_| {
+                Ok(vec![
+                    fact(Some(DType::Int32), Some(vec![None, Some(2)])),
+                    fact(Some(DType::Int32), Some(vec![None])),
+                    fact(Some(DType::Int32), Some(vec![Some(2)])),
+                ])
+            },
+        )
+    }),
     OpDef::new("SparseFillEmptyRows", 4..=4, |_| {
         simple(
             |x| {

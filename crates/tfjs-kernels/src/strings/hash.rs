@@ -181,6 +181,63 @@ fn buckets(input: &Tensor, buckets: i32, hash: impl Fn(&[u8]) -> u64) -> Result<
     Tensor::new(input.shape(), input.data().iter().map(|s| (hash(s) % n) as i32).collect::<Vec<_>>())
 }
 
+/// FarmHash's way to join two fingerprints.
+fn fingerprint_cat(a: u64, b: u64) -> u64 {
+    const MUL: u64 = 0xc6a4_a793_5bd1_e995;
+    let mut result = a ^ MUL;
+    result ^= shift_mix(b.wrapping_mul(MUL)).wrapping_mul(MUL);
+    result = result.wrapping_mul(MUL);
+    result = shift_mix(result).wrapping_mul(MUL);
+    shift_mix(result)
+}
+
+/// Crosses of dense columns `[batch, features]`, hashed into buckets: in each row every combination of one feature of
+/// each column, the last column changing fastest. Returns `[batch, combinations]`. Integers stand for themselves.
+///
+/// # Errors
+/// [`KernelError::Argument`] when columns are not matrices of strings or int32 with as many rows, or there are no buckets.
+pub fn cross_hashed(columns: &[&Tensor], num_buckets: i32, key: u64) -> Result<Tensor> {
+    let wrong = |got: String| KernelError::Argument {
+        what: "inputs",
+        got,
+        expected: "matrices of strings or int32 with as many rows, and at least one bucket",
+    };
+    let buckets = u64::try_from(num_buckets).ok().filter(|&n| n > 0);
+    let buckets = buckets.ok_or_else(|| wrong(format!("{num_buckets} buckets")))?;
+    let mut rows = None;
+    let mut combinations = 1usize;
+    let mut features: Vec<(usize, Vec<u64>)> = Vec::with_capacity(columns.len());
+    for column in columns {
+        let shape = || wrong(format!("{} of shape {}", column.dtype(), column.shape()));
+        let &[batch, width] = column.dims() else { return Err(shape()) };
+        if *rows.get_or_insert(batch) != batch {
+            return Err(shape());
+        }
+        combinations = combinations.checked_mul(width).ok_or_else(shape)?;
+        let prints = match column {
+            Tensor::Str(t) => t.data().iter().map(|s| fingerprint64(s)).collect(),
+            Tensor::I32(t) => t.data().iter().map(|&n| i64::from(n) as u64).collect(),
+            _ => return Err(shape()),
+        };
+        features.push((width, prints));
+    }
+    let rows = rows.unwrap_or(0);
+    let mut out = Vec::with_capacity(rows.saturating_mul(combinations));
+    for row in 0..rows {
+        for combination in 0..combinations {
+            let mut rest = combination;
+            let mut picks: Vec<u64> = Vec::with_capacity(features.len());
+            for (width, prints) in features.iter().rev() {
+                picks.push(prints[row * width + rest % width]);
+                rest /= width;
+            }
+            let hash = picks.iter().rev().fold(key, |hash, &print| fingerprint_cat(hash, print));
+            out.push((hash % buckets) as i32);
+        }
+    }
+    Tensor::new([rows, combinations], out)
+}
+
 /// [`fingerprint64`] of every string, modulo the number of buckets.
 ///
 /// # Errors
