@@ -58,8 +58,10 @@ impl LayersModel {
     /// Weights as `.h5` files hold them: for each layer its variables in Keras's order, with their names.
     pub fn keras_weights(&self) -> Vec<(String, Vec<(String, Constant)>)> {
         let network = self.network();
-        let layers = network.config.layers.iter().zip(&network.nodes).filter(|(c, _)| !c.implied);
+        let layers = network.config.keras_order();
+        let layers = layers.into_iter().map(|i| (&network.config.layers[i], &network.nodes[i]));
         layers
+            .filter(|(config, _)| !config.implied)
             .map(|(config, node)| {
                 let mut ids: Vec<usize> = node.weights.clone().collect();
                 ids.sort_by_key(|&i| !self.params().weights[i].trainable); // stable: trained ones first
@@ -97,7 +99,7 @@ impl Writer {
         let name = name.unwrap_or(&model.name);
         let sequential = model.kind == ModelKind::Sequential;
         let mut layers = Vec::new();
-        for layer in &model.layers {
+        for layer in model.keras_order().into_iter().map(|i| &model.layers[i]) {
             if layer.implied && !self.keras3 {
                 continue; // the first layer says the shape itself
             }
@@ -176,10 +178,9 @@ impl Writer {
             });
             let key = renamed.map_or(key.as_str(), |(_, two, three)| if self.keras3 { three } else { two });
             let extra = EXTRA.iter().find(|(three, c, _)| *three == self.keras3 && *c == class);
-            if keys.contains(key)
-                || COMMON.contains(&key)
-                || extra.is_some_and(|(.., keys)| keys.contains(&key))
-            {
+            // Some classes do not hand keys of all layers on.
+            let common = !keys.contains("!") && COMMON.contains(&key);
+            if keys.contains(key) || common || extra.is_some_and(|(.., keys)| keys.contains(&key)) {
                 out.insert(key.to_owned(), self.value(key, value)?);
             }
         }
@@ -214,6 +215,10 @@ impl Writer {
             return self.layer(&LayerConfig::nested(value, dialect)?);
         }
         let mut value = value.clone();
+        if self.modules && key == "activation" && KEYS.contains_key(&(self.keras3, class)) {
+            // A layer as activation.
+            value["module"] = "keras.layers".into();
+        }
         if let Some(lecun) = class.strip_prefix("LeCun") {
             value["class_name"] = format!("Lecun{lecun}").into();
         }
@@ -223,11 +228,8 @@ impl Writer {
     /// `[layer, call, tensor]`, with the call counted as Keras counts it for models inside.
     fn reference(&self, model: &ModelConfig, t: &TensorRef) -> (String, usize, usize) {
         let layer = &model.layers[t.layer];
-        let own_call = match &layer.model {
-            // Its own creation is a call too, except of a Sequential in Keras 3.
-            Some(inner) => !(self.keras3 && inner.kind == ModelKind::Sequential),
-            None => false,
-        };
+        // In Keras 2 its own creation is a call of a model too.
+        let own_call = layer.model.is_some() && !self.keras3;
         (layer.name.clone(), t.call + usize::from(own_call), t.tensor)
     }
 
@@ -290,7 +292,6 @@ impl Writer {
         }
     }
 
-    /// Always lists: a lone tensor is a list of one, which both versions read.
     fn endpoints(&self, model: &ModelConfig, structure: &Structure) -> Value {
         let one = |t: &TensorRef| {
             let (layer, call, tensor) = self.reference(model, t);
@@ -298,6 +299,8 @@ impl Writer {
         };
         match structure {
             Structure::One(t) if self.keras3 => one(t),
+            // A model with one output gives a tensor, not a list of one, to the layers around it.
+            Structure::List(items) if self.keras3 && items.len() == 1 => self.endpoints(model, &items[0]),
             Structure::Dict(items) => Value::Object(
                 items
                     .iter()

@@ -201,7 +201,7 @@ fn common_end(a: &str, b: &str) -> usize {
 /// `layers/<name of the layer>/<attributes>/<variable>`.
 fn by_path<'w>(network: &Network, params: &Params, list: &'w [StoredWeight], matched: &mut Matched<'w>) {
     let mut places = Places::default();
-    collect_places(network, params, "", "", &mut places);
+    collect_places(network, params, "", "", false, &mut places);
     for weight in list {
         let path = normal(&weight.name);
         match places.read.get(&path) {
@@ -239,10 +239,20 @@ struct Places {
 }
 
 /// The paths of all weights of a network. `numbered` and `named` are those of the network itself: by class and number
-/// (Keras 3), and by the names of layers (SavedModels).
-fn collect_places(network: &Network, params: &Params, numbered: &str, named: &str, places: &mut Places) {
+/// (Keras 3), and by the names of layers (SavedModels). A file that is read has its layers in the order of their numbers;
+/// with `reorder` they get the numbers that Keras will give them.
+fn collect_places(
+    network: &Network,
+    params: &Params,
+    numbered: &str,
+    named: &str,
+    reorder: bool,
+    places: &mut Places,
+) {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for (config, node) in network.config.layers.iter().zip(&network.nodes) {
+    let count = network.nodes.len();
+    let order = if reorder { network.config.keras_order() } else { (0..count).collect() };
+    for (config, node) in order.into_iter().map(|i| (&network.config.layers[i], &network.nodes[i])) {
         if config.implied {
             continue;
         }
@@ -255,7 +265,7 @@ fn collect_places(network: &Network, params: &Params, numbered: &str, named: &st
         if let Some(inner) = node.layer.network() {
             let held = node.layer.held_as();
             let inside = |p: &str| if held.is_empty() { p.to_owned() } else { format!("{p}{held}/") };
-            collect_places(inner, params, &inside(&numbered), &inside(&named), places);
+            collect_places(inner, params, &inside(&numbered), &inside(&named), reorder, places);
             if held.is_empty() {
                 continue;
             }
@@ -289,6 +299,6 @@ fn collect_places(network: &Network, params: &Params, numbered: &str, named: &st
 /// The path of each weight in a `.keras` file, with its index in `params`, in the order of the layers.
 pub(crate) fn object_paths(network: &Network, params: &Params) -> Vec<(String, usize)> {
     let mut places = Places::default();
-    collect_places(network, params, "", "", &mut places);
+    collect_places(network, params, "", "", true, &mut places);
     places.written.into_iter().map(|(i, path)| (path, i)).collect()
 }

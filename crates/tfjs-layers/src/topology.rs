@@ -3,6 +3,7 @@
 //! Keras 1, 2 and 3 and TF.js spell the same things differently: shapes of inputs, calls of layers, references to tensors,
 //! indices of nested models. [`ModelConfig::read`] brings all of them into one form, which the rest of the crate works on.
 
+mod order;
 mod read;
 pub(crate) use read::dialect_of;
 
@@ -104,12 +105,16 @@ pub enum Structure {
 }
 
 impl Structure {
-    /// The tensors in order.
+    /// The tensors in Keras's order: dictionaries by their keys.
     pub fn flat(&self) -> Vec<&TensorRef> {
         match self {
             Structure::One(t) => vec![t],
             Structure::List(items) => items.iter().flat_map(Structure::flat).collect(),
-            Structure::Dict(items) => items.iter().flat_map(|(_, s)| s.flat()).collect(),
+            Structure::Dict(items) => {
+                let mut items: Vec<_> = items.iter().collect();
+                items.sort_by(|a, b| a.0.cmp(&b.0));
+                items.into_iter().flat_map(|(_, s)| s.flat()).collect()
+            }
         }
     }
 }
