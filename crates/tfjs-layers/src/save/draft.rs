@@ -253,12 +253,12 @@ impl<'m> Drafter<'m> {
         let masking = |class: &str| super::masks::PASSES_MASK.contains(&class);
         if let Outcome::Replace(fragment) = &outcome
             && masked
-            && !fragment.parts.iter().all(|p| masking(p.class))
+            && !fragment.parts.iter().all(|p| masking(&p.class))
         {
             outcome = Outcome::Unsupported("a mask passes through it".into());
         }
         if let Outcome::Replace(fragment) = outcome {
-            let classes = fragment.parts.iter().map(|p| p.class.to_owned()).collect();
+            let classes = fragment.parts.iter().map(|p| p.class.clone()).collect();
             self.report.lowered.push((whole, layer.class_name.clone(), classes));
             return Ok(Written::Fragment(fragment));
         }
@@ -295,7 +295,7 @@ impl DraftLayer {
         let weights = part.weights.iter().map(|(w, value)| (format!("{name}/{w}"), value.clone())).collect();
         DraftLayer {
             name,
-            class_name: part.class.to_owned(),
+            class_name: part.class.clone(),
             config,
             weights,
             calls: Vec::new(),
@@ -321,10 +321,13 @@ fn is_chain(layers: &[DraftLayer], outputs: &[TensorRef]) -> bool {
     layers.iter().enumerate().all(follows) && outputs == [before(layers.len().wrapping_sub(1))]
 }
 
-/// Input `k` of a call as TF.js counts them: positional arguments, then initial states.
+/// Arguments that hold tensors of the layer's own, after those that have no name.
+pub(super) const TENSOR_ARGUMENTS: [&str; 4] = ["initial_state", "query", "value", "key"];
+
+/// Input `k` of a call: arguments by position, then [`TENSOR_ARGUMENTS`].
 fn flat_input(call: &CallConfig, k: usize) -> Option<&TensorRef> {
-    let states = call.kwargs.iter().filter(|(key, _)| key == "initial_state").map(|(_, a)| a);
-    call.args.iter().chain(states).flat_map(Arg::tensors).nth(k)
+    let named = TENSOR_ARGUMENTS.iter().flat_map(|name| call.kwargs.iter().filter(move |(key, _)| key == name));
+    call.args.iter().chain(named.map(|(_, a)| a)).flat_map(Arg::tensors).nth(k)
 }
 
 pub(super) fn fact_of(network: &Network, t: &TensorRef) -> Fact {

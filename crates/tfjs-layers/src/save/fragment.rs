@@ -13,7 +13,7 @@ pub(super) struct Fragment {
 pub(super) struct Part {
     /// Appended to the name of the layer that it stands for; the part that gives the output takes that name itself.
     pub(super) suffix: String,
-    pub(super) class: &'static str,
+    pub(super) class: String,
     pub(super) config: Map<String, Value>,
     /// Names within the layer, such as `kernel` or `forward_lstm/kernel`, in TF.js's order.
     pub(super) weights: Vec<(String, Constant)>,
@@ -31,7 +31,7 @@ pub(super) enum From {
 
 impl Fragment {
     /// Adds a layer with one output.
-    pub(super) fn add(&mut self, suffix: &str, class: &'static str, config: Value, inputs: &[From]) -> From {
+    pub(super) fn add(&mut self, suffix: &str, class: &str, config: Value, inputs: &[From]) -> From {
         self.add_with(suffix, class, config, Vec::new(), inputs)
     }
 
@@ -39,7 +39,7 @@ impl Fragment {
     pub(super) fn add_with(
         &mut self,
         suffix: &str,
-        class: &'static str,
+        class: &str,
         config: Value,
         weights: Vec<(String, Constant)>,
         inputs: &[From],
@@ -48,7 +48,7 @@ impl Fragment {
             Value::Object(map) => map,
             _ => Map::new(),
         };
-        let part = Part { suffix: suffix.to_owned(), class, config, weights, inputs: inputs.to_vec() };
+        let part = Part { suffix: suffix.to_owned(), class: class.to_owned(), config, weights, inputs: inputs.to_vec() };
         self.parts.push(part);
         From::Part(self.parts.len() - 1, 0)
     }
@@ -57,14 +57,5 @@ impl Fragment {
     pub(super) fn give(mut self, outputs: &[From]) -> Fragment {
         self.outputs = outputs.to_vec();
         self
-    }
-
-    /// Whether it is one layer after the other.
-    pub(super) fn is_chain(&self) -> bool {
-        let follows = |(i, part): (usize, &Part)| {
-            part.inputs == [if i == 0 { From::Input(0) } else { From::Part(i - 1, 0) }]
-        };
-        self.parts.iter().enumerate().all(follows)
-            && self.outputs == [From::Part(self.parts.len().wrapping_sub(1), 0)]
     }
 }
