@@ -32,6 +32,8 @@ pub struct Node {
     pub weights: std::ops::Range<usize>,
     /// What is known of the outputs of its first call; empty before it is built.
     pub outputs: Vec<Fact>,
+    /// Which of them carry a mask.
+    pub(crate) masks: Vec<bool>,
     built: bool,
 }
 
@@ -47,7 +49,7 @@ impl Network {
         let mut unsupported = Vec::new();
         for l in &config.layers {
             match make(l, dialect).map_err(|e| e.in_layer(&l.name, &l.class_name)) {
-                Ok(layer) => nodes.push(Node { layer, weights: 0..0, outputs: Vec::new(), built: false }),
+                Ok(layer) => nodes.push(Node { layer, weights: 0..0, outputs: Vec::new(), masks: Vec::new(), built: false }),
                 Err(LayersError::Unsupported(errors)) => unsupported.extend(errors),
                 Err(error) => unsupported.push(error),
             }
@@ -97,6 +99,7 @@ impl Network {
             let outputs = g.scoped(&config.name, |g| node.layer.call(g, &arguments)).map_err(located)?;
             if node.outputs.is_empty() {
                 node.outputs = outputs.iter().map(|s| g.fact(s.port).without_value()).collect();
+                node.masks = outputs.iter().map(|s| s.mask.is_some()).collect();
             }
             values.insert((layer, call), outputs);
         }

@@ -7,7 +7,7 @@ use tfjs_graph::{Constant, Fact};
 
 use super::{
     ByLayer, Result, SaveReport, SaveWarning,
-    fragment::{Fragment, From},
+    fragment::{Fragment, From, Part},
     lower::{self, Outcome, Source},
     masks::Masks,
     spelling,
@@ -247,15 +247,16 @@ impl<'m> Drafter<'m> {
         let mut outcome = if self.lower { lower::lower(&mut source)? } else { Outcome::Keep };
         if masks.stale.contains(&i) && matches!(outcome, Outcome::Keep) {
             outcome = Outcome::Unsupported(
-                "TF.js gives it the mask of a layer before, which is not meant for it".into(),
+                "TensorFlow.js hands it another mask than Keras, or none".into(),
             );
         }
-        let masking = |class: &str| super::masks::PASSES_MASK.contains(&class);
-        if let Outcome::Replace(fragment) = &outcome
-            && masked
-            && !fragment.parts.iter().all(|p| masking(&p.class))
-        {
-            outcome = Outcome::Unsupported("a mask passes through it".into());
+        if let Outcome::Replace(fragment) = &outcome {
+            let passes = |p: &Part| super::masks::PASSES_MASK.contains(&p.class.as_str());
+            let uses = |p: &Part| super::masks::RECURRENT.contains(&p.class.as_str()) || p.class == "Softmax";
+            let lost = masked && node.masks.contains(&true) && !fragment.parts.iter().all(passes);
+            if lost || (masks.after.contains(&i) && fragment.parts.iter().any(uses)) {
+                outcome = Outcome::Unsupported("TensorFlow.js lacks it, and a mask leaves no equivalent".into());
+            }
         }
         if let Outcome::Replace(fragment) = outcome {
             let classes = fragment.parts.iter().map(|p| p.class.clone()).collect();
@@ -266,13 +267,22 @@ impl<'m> Drafter<'m> {
             let class = layer.class_name.clone();
             self.report.warnings.push(SaveWarning { layer: whole, class, reason });
         }
-        let weights =
-            stored.into_iter().map(|(weight, value)| (written_name(weight, &layer.name, name), value));
+        // A row may have changed values, or left out what TF.js does not have.
+        let weights = stored.iter().filter_map(|(weight, _)| {
+            let (_, value) = source.weights.iter().find(|(n, _)| n == within(&weight.tfjs, &layer.name))?;
+            let mut written = written_name(weight, &layer.name, name);
+            let inner = source.config.get("layer").filter(|_| layer.class_name == "Bidirectional" && self.lower);
+            if let Some(inner) = inner {
+                written = of_direction(&written, name, inner["config"]["name"].as_str().unwrap_or_default());
+            }
+            Some((written, value.clone()))
+        });
+        let weights: Vec<(String, Constant)> = weights.collect();
         Ok(Written::One(Box::new(DraftLayer {
             name: name.to_owned(),
             class_name: layer.class_name.clone(),
             config: source.config,
-            weights: weights.collect(),
+            weights,
             calls: Vec::new(),
             model: None,
         })))
@@ -285,7 +295,7 @@ enum Written {
 }
 
 impl DraftLayer {
-    fn of_part(name: String, part: &super::fragment::Part, layer: &LayerConfig) -> DraftLayer {
+    fn of_part(name: String, part: &Part, layer: &LayerConfig) -> DraftLayer {
         let mut config = Map::new();
         config.insert("name".to_owned(), name.clone().into());
         let trainable = layer.config.get("trainable").and_then(Value::as_bool).unwrap_or(true);
@@ -399,6 +409,15 @@ impl Resolver<'_> {
 /// The name of a weight without that of its layer.
 fn within<'n>(name: &'n str, layer: &str) -> &'n str {
     name.strip_prefix(layer).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name)
+}
+
+/// The name of a weight of a `Bidirectional` whose layer is called `inner`.
+fn of_direction(name: &str, layer: &str, inner: &str) -> String {
+    let Some((scope, rest)) = within(name, layer).split_once('/') else { return name.to_owned() };
+    match ["forward_", "backward_"].iter().find(|d| scope.starts_with(*d)) {
+        Some(direction) => format!("{layer}/{direction}{inner}/{rest}"),
+        None => name.to_owned(),
+    }
 }
 
 /// The name under which TF.js finds a weight: Keras's own, where TF.js's rule leads from it to the weight.

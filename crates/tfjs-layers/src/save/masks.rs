@@ -49,8 +49,10 @@ type Call = (usize, usize);
 /// What is known of masks in a model.
 #[derive(Debug, Default)]
 pub(super) struct Masks {
-    /// Layers whose first input has a mask.
+    /// Layers one of whose inputs has a mask, in Keras or in TF.js.
     pub(super) masked: HashSet<usize>,
+    /// Layers that come after one that makes a mask.
+    pub(super) after: HashSet<usize>,
     /// Calls whose argument `mask` is the mask that their input brings along.
     pub(super) dropped: HashSet<Call>,
     /// Operations that only computed such masks.
@@ -118,10 +120,29 @@ impl Masks {
                 masks.dropped.insert((l, c));
             }
             let class = layer.class_name.as_str();
-            let uses = RECURRENT.contains(&class) || class == "Softmax";
+            let inner = layer.config.get("layer").and_then(|l| l["class_name"].as_str());
+            let uses = RECURRENT.contains(&class)
+                || class == "Softmax"
+                || (class == "TimeDistributed" && inner.is_some_and(|c| RECURRENT.contains(&c)));
+            // What Keras knows of the inputs' masks.
+            let in_keras = call.args.iter().flat_map(Arg::tensors).any(|t| {
+                network.nodes[t.layer].masks.get(t.tensor).copied().unwrap_or(false)
+            });
+            if in_keras {
+                masks.masked.insert(l);
+            }
+            if !makers.is_empty() {
+                masks.after.insert(l);
+            }
+            if in_keras && given.is_none() && uses {
+                masks.stale.insert(l);
+            }
             match given {
                 Some(from) => {
                     masks.masked.insert(l);
+                    if class == "TimeDistributed" && uses {
+                        masks.stale.insert(l);
+                    }
                     let sequences = flag("return_sequences")
                         || layer.config.get("layer").is_some_and(|l| l["config"]["return_sequences"] == true);
                     if PASSES_MASK.contains(&class) || (RECURRENT.contains(&class) && sequences) {

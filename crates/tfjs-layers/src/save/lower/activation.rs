@@ -247,7 +247,8 @@ fn softmax(f: &mut Fragment, x: From, rank: usize, axis: usize) -> Option<From> 
 /// itself, with a linear activation.
 pub(super) fn split(source: &mut Source<'_>) -> Result<Option<Outcome>> {
     let Some(value) = source.config.get("activation").cloned() else { return Ok(None) };
-    if let Some(name) = native(&value, source.dialect) {
+    let along_last = |name: &str| name.ends_with("softmax");
+    if let Some(name) = native(&value, source.dialect).filter(|n| source.channels_last() || !along_last(n)) {
         source.config.insert("activation".to_owned(), name.into());
         return Ok(None);
     }

@@ -22,7 +22,8 @@ fn special(source: &Source<'_>) -> bool {
         || ["attention_mask", "query_mask", "value_mask", "key_mask", "mask", "use_causal_mask", "return_attention_scores"]
             .iter()
             .any(|k| on(k))
-        || source.config.get("causal").and_then(Value::as_bool).unwrap_or(false)
+        || ["causal", "use_gate"].iter().any(|k| source.config.get(*k).and_then(Value::as_bool).unwrap_or(false))
+        || source.config.get("sliding_window").is_some_and(|v| !v.is_null())
 }
 
 /// Query, value and key among the inputs.

@@ -37,6 +37,15 @@ pub(super) fn spatial_dropout(source: &mut Source<'_>) -> Result<Outcome> {
     Ok(Outcome::Replace(f.give(&[x])))
 }
 
+/// Inputs: TF.js turns those of one axis into columns.
+pub(super) fn input(source: &mut Source<'_>) -> Result<Outcome> {
+    let dims = source.config.get("batch_input_shape").and_then(Value::as_array).map(Vec::len);
+    Ok(match dims {
+        Some(0 | 1) => Outcome::Unsupported("TensorFlow.js feeds inputs of two axes or more".into()),
+        _ => Outcome::Keep,
+    })
+}
+
 /// Layers whose weights TF.js takes only as numbers.
 pub(super) fn plain_weights(source: &mut Source<'_>) -> Result<Outcome> {
     Ok(match source.config.get("dtype").is_some_and(spelling::is_quantized) {

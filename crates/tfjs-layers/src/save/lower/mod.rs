@@ -52,8 +52,9 @@ fn keep(_source: &mut Source<'_>) -> Result<Outcome> {
 
 /// What becomes of each class. Classes that are not here TF.js has no equivalent for.
 pub(super) const ROWS: &[(&[&str], Row)] = &[
+    (&["InputLayer"], core::input),
     (
-        &["InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"],
+        &["Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"],
         keep,
     ),
     (&["Masking", "Reshape", "Permute", "RepeatVector", "PReLU", "ThresholdedReLU", "ZeroPadding2D", "Cropping2D"], keep),

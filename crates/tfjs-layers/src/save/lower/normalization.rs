@@ -5,6 +5,7 @@ use tfjs_graph::{Constant, Fact};
 
 use super::{Outcome, Source, activation::dims, pieces};
 use crate::{
+    Dialect,
     config::number,
     save::{Result, fragment::{Fragment, From}},
 };
@@ -30,7 +31,7 @@ pub(super) fn batch(source: &mut Source<'_>) -> Result<Outcome> {
         source.config.remove(key);
     }
     // Statistics of renormalization say nothing about inference.
-    source.weights.retain(|(name, _)| !name.contains("renorm"));
+    source.weights.retain(|(name, _)| !name.contains("renorm") && name != "moving_stddev");
     let Some(shape) = dims(source.inputs.first()) else { return Ok(Outcome::Keep) };
     let rank = shape.len() + 1;
     let Some(axis) = axis(source, rank) else {
@@ -65,13 +66,13 @@ pub(super) fn batch(source: &mut Source<'_>) -> Result<Outcome> {
 /// LayerNormalization: TF.js takes two to four axes, and has no root mean square.
 pub(super) fn layer(source: &mut Source<'_>) -> Result<Outcome> {
     let rms = source.config.get("rms_scaling").and_then(Value::as_bool).unwrap_or(false);
-    source.config.remove("rms_scaling");
     let rank = source.inputs.first().and_then(Fact::rank);
     let Some(shape) = dims(source.inputs.first()) else { return Ok(Outcome::Keep) };
     let last = rank.and_then(|r| Some(axis(source, r)? == r - 1)).unwrap_or(false);
     if rms {
-        return if last { root_mean_square(source) } else { Ok(Outcome::Unsupported("TensorFlow.js has no `rms_scaling`".into())) };
+        return Ok(Outcome::Unsupported("TensorFlow.js has no `rms_scaling`".into()));
     }
+    source.config.remove("rms_scaling");
     if shape.len() <= 3 {
         return Ok(Outcome::Keep);
     }
@@ -104,8 +105,7 @@ pub(super) fn root_mean_square(source: &mut Source<'_>) -> Result<Outcome> {
     if axis(source, shape.len() + 1) != Some(shape.len()) || shape.len() > 3 {
         return Ok(Outcome::Unsupported("TensorFlow.js has no normalisation by the root mean square".into()));
     }
-    let default = if source.class == "RMSNormalization" { 1e-6 } else { 1e-3 };
-    let epsilon = source.config.get("epsilon").and_then(number).unwrap_or(default);
+    let epsilon = source.config.get("epsilon").and_then(number).unwrap_or(1e-6);
     let mut f = Fragment::default();
     let Some(mut x) = normalised(&mut f, From::Input(0), &shape, epsilon) else { return Ok(unknown_shape()) };
     let scale = source.weight("scale").or_else(|| source.weight("gamma")).cloned();
@@ -115,7 +115,8 @@ pub(super) fn root_mean_square(source: &mut Source<'_>) -> Result<Outcome> {
     Ok(Outcome::Replace(f.give(&[x])))
 }
 
-/// UnitNormalization: x / √(Σx²)
+/// UnitNormalization: x / max(|x|, 1e-6), as (x / |x|) · min(|x| / 1e-6, 1); |x| is the product of x and x / |x|.
+/// Keras 3 has 1e-12 there.
 pub(super) fn unit(source: &mut Source<'_>) -> Result<Outcome> {
     let Some(shape) = dims(source.inputs.first()) else { return Ok(unknown_shape()) };
     let Some(n) = shape.last().copied().flatten() else { return Ok(unknown_shape()) };
@@ -123,8 +124,15 @@ pub(super) fn unit(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Unsupported("TensorFlow.js has no such normalisation".into()));
     }
     let mut f = Fragment::default();
-    let Some(x) = normalised(&mut f, From::Input(0), &shape, 1e-12 / n as f64) else { return Ok(unknown_shape()) };
+    let Some(x) = normalised(&mut f, From::Input(0), &shape, 1e-30) else { return Ok(unknown_shape()) };
     let x = f.rescale(x, 1.0 / (n as f64).sqrt(), 0.0);
+    let parts = f.product(&[From::Input(0), x]);
+    let least = if source.dialect == Dialect::Keras3 { 1e12 } else { 1e6 };
+    let weights = vec![("kernel".to_owned(), pieces::constant(&[n, 1], vec![least; n])?)];
+    let config = json!({"units": 1, "use_bias": false, "activation": "linear", "trainable": false});
+    let norm = f.add_with("norm", "Dense", config, weights, &[parts]);
+    let norm = f.relu(norm, Some(1.0));
+    let x = f.product(&[x, norm]);
     Ok(Outcome::Replace(f.give(&[x])))
 }
 

@@ -29,7 +29,7 @@ fn lacking(config: &mut Map<String, Value>, source: &Source<'_>) -> Option<Strin
     if flag(config, "time_major") {
         return Some("TensorFlow.js has no `time_major`".into());
     }
-    if flag(config, "zero_output_for_mask") && source.masked && flag(config, "return_sequences") {
+    if flag(config, "zero_output_for_mask") && source.masked {
         return Some("TensorFlow.js repeats the last output at masked steps".into());
     }
     for key in ["zero_output_for_mask", "time_major"] {
@@ -47,11 +47,13 @@ pub(super) fn layer(source: &mut Source<'_>) -> Result<Outcome> {
     if let Some(reason) = lacking(&mut config, source) {
         return Ok(Outcome::Unsupported(reason));
     }
+    if source.masked && source.inputs.len() > 1 {
+        return Ok(Outcome::Unsupported("TensorFlow.js takes no initial state together with a mask".into()));
+    }
     source.config = config;
     if source.class == "GRU" && flag(&source.config, "reset_after") {
         return gru(source);
     }
-    source.config.remove("reset_after").filter(Value::is_boolean);
     if source.class == "GRU" {
         source.config.insert("reset_after".to_owned(), false.into());
     }
@@ -303,11 +305,15 @@ fn gru(source: &mut Source<'_>) -> Result<Outcome> {
     if source.inputs.len() > 1 {
         inputs.push(widened_state(&mut f, From::Input(1), u)?);
     }
-    let out = f.add_with("gru", "GRU", inner_config(&config, u).into(), gru.weights("")?, &inputs);
+    let sequences = flag(&config, "return_sequences");
+    let mut longer = inner_config(&config, u);
+    // The last output is the state: TF.js disposes of both when the first of them is used up.
+    longer.insert("return_state".to_owned(), (sequences && flag(&config, "return_state")).into());
+    let out = f.add_with("gru", "GRU", longer.into(), gru.weights("")?, &inputs);
     let From::Part(at, _) = out else { return Ok(not_expressible()) };
     let steps = input.shape.as_ref().and_then(|s| s.get(1).copied().flatten());
     let written = (|| {
-        let y = if flag(&config, "return_sequences") {
+        let y = if sequences {
             let y = f.reshape(out, &[steps, Some(9 * u)])?;
             f.slice_last(y, &[steps, Some(9 * u)], 6 * u, 7 * u)?
         } else {
@@ -315,7 +321,7 @@ fn gru(source: &mut Source<'_>) -> Result<Outcome> {
         };
         let mut outputs = vec![y];
         if flag(&config, "return_state") {
-            outputs.push(f.slice_last(From::Part(at, 1), &[Some(3 * u)], 0, u)?);
+            outputs.push(if sequences { f.slice_last(From::Part(at, 1), &[Some(3 * u)], 0, u)? } else { f.function(y, "linear") });
         }
         Some(outputs)
     })();
@@ -349,6 +355,9 @@ pub(super) fn bidirectional(source: &mut Source<'_>) -> Result<Outcome> {
     }
     if let Some(reason) = lacking(&mut inner, source) {
         return Ok(Outcome::Unsupported(reason));
+    }
+    if source.masked && source.inputs.len() > 1 {
+        return Ok(Outcome::Unsupported("TensorFlow.js takes no initial state together with a mask".into()));
     }
     if source.masked && flag(&inner, "return_sequences") {
         return Ok(Outcome::Unsupported("TensorFlow.js repeats the last output at masked steps, where Keras gives zeros".into()));
@@ -506,6 +515,9 @@ pub(super) fn conv_lstm(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Unsupported(reason));
     }
     source.config = config;
+    if source.inputs.len() > 1 {
+        return Ok(Outcome::Unsupported("TensorFlow.js takes no initial state there".into()));
+    }
     if source.class == "ConvLSTM2D" {
         return Ok(Outcome::Keep);
     }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tfjs_graph::Constant;
 
 use super::{Outcome, Source, activation::dims, pieces::{self, Dims}};
+use crate::Dialect;
 use crate::save::{Result, fragment::{Fragment, From}};
 
 /// Numbers along `rank` axes: one stands for all.
@@ -36,10 +37,16 @@ pub(super) fn conv(source: &mut Source<'_>) -> Result<Outcome> {
     let rank = rank_of(source.class);
     let groups = source.usize("groups").unwrap_or(1);
     let causal = source.text("padding") == Some("causal");
-    let first = rank == 1 && !source.channels_last();
+    let first = rank != 2 && !source.channels_last();
     source.config.remove("groups");
+    if source.inputs.first().and_then(tfjs_graph::Fact::rank).is_some_and(|r| r != rank + 2) {
+        return Ok(Outcome::Unsupported("TensorFlow.js takes one batch axis only".into()));
+    }
     if rank == 1 {
         source.config.remove("data_format");
+    }
+    if bias_astray(source) {
+        return Ok(astray());
     }
     if groups <= 1 && !causal && !first {
         return Ok(Outcome::Keep);
@@ -47,9 +54,11 @@ pub(super) fn conv(source: &mut Source<'_>) -> Result<Outcome> {
     let Some(mut shape) = dims(source.inputs.first()) else { return Ok(unknown_shape()) };
     let mut f = Fragment::default();
     let mut x = From::Input(0);
+    let (to_last, to_first) = channel_orders(rank);
     if first {
-        x = f.permute(x, &[2, 1]);
-        shape.swap(0, 1);
+        x = f.permute(x, &to_last);
+        shape.rotate_left(1);
+        source.config.insert("data_format".to_owned(), "channels_last".into());
     }
     if causal {
         let Some(padded) = pad_causally(source, &mut f, x, &shape) else { return Ok(unknown_shape()) };
@@ -60,9 +69,26 @@ pub(super) fn conv(source: &mut Source<'_>) -> Result<Outcome> {
     }
     x = f.add_source(source, x);
     if first {
-        x = f.permute(x, &[2, 1]);
+        x = f.permute(x, &to_first);
     }
     Ok(Outcome::Replace(f.give(&[x])))
+}
+
+/// Whether Keras 3 added the bias along the last axis although channels come first: it does when that axis has as many
+/// places as there are filters.
+fn bias_astray(source: &Source<'_>) -> bool {
+    let last = source.outputs.first().and_then(|f| f.shape.as_ref()?.last().copied().flatten());
+    let filters = source.weight("bias").map(Constant::len);
+    source.dialect == Dialect::Keras3 && !source.channels_last() && filters.is_some_and(|n| n > 1 && Some(n) == last)
+}
+
+fn astray() -> Outcome {
+    Outcome::Unsupported("Keras 3 adds its bias along the width, TensorFlow.js along the channels".into())
+}
+
+/// The orders of axes that move channels to the end and back.
+fn channel_orders(rank: usize) -> (Vec<usize>, Vec<usize>) {
+    ((2..=rank + 1).chain([1]).collect(), [rank + 1].into_iter().chain(1..=rank).collect())
 }
 
 /// Zeros before the first of `[steps, channels]`, so that no step sees a later one.
@@ -120,6 +146,9 @@ fn dilated(kernel: &Constant, dilation: &[usize], tail: &[usize]) -> Constant {
 
 /// DepthwiseConv2D, whose dilation TF.js ignores.
 pub(super) fn depthwise(source: &mut Source<'_>) -> Result<Outcome> {
+    if bias_astray(source) {
+        return Ok(astray());
+    }
     let dilation = sizes(source, "dilation_rate", 2, 1);
     if dilation == [1, 1] {
         return Ok(Outcome::Keep);
@@ -138,6 +167,23 @@ pub(super) fn depthwise(source: &mut Source<'_>) -> Result<Outcome> {
 /// when channels come first.
 pub(super) fn separable(source: &mut Source<'_>) -> Result<Outcome> {
     drop_kernel_options(source);
+    if bias_astray(source) {
+        return Ok(astray());
+    }
+    let dilation = sizes(source, "dilation_rate", 2, 1);
+    if dilation != [1, 1] {
+        // TF.js takes either strides or dilation.
+        source.change("depthwise_kernel", |k| dilated(k, &dilation, &[0, 0]));
+        let kernel = sizes(source, "kernel_size", 2, 1);
+        let size: Vec<usize> = kernel.iter().zip(&dilation).map(|(k, d)| k.saturating_sub(1) * d + 1).collect();
+        source.config.insert("kernel_size".to_owned(), json!(size));
+        source.config.insert("dilation_rate".to_owned(), json!([1, 1]));
+        if source.channels_last() {
+            let mut f = Fragment::default();
+            let x = f.add_source(source, From::Input(0));
+            return Ok(Outcome::Replace(f.give(&[x])));
+        }
+    }
     if source.channels_last() {
         return Ok(Outcome::Keep);
     }
@@ -157,6 +203,9 @@ fn drop_kernel_options(source: &mut Source<'_>) {
 
 /// SeparableConv1D, DepthwiseConv1D, Conv1DTranspose: with a second axis of size 1.
 pub(super) fn one_dimensional(source: &mut Source<'_>) -> Result<Outcome> {
+    if bias_astray(source) {
+        return Ok(astray());
+    }
     let Some(mut shape) = dims(source.inputs.first()) else { return Ok(unknown_shape()) };
     let class = match source.class {
         "SeparableConv1D" => "SeparableConv2D",
@@ -196,7 +245,7 @@ pub(super) fn one_dimensional(source: &mut Source<'_>) -> Result<Outcome> {
         drop_kernel_options(source);
         let mut dilation = dilation;
         let mut kernel = kernel;
-        if class == "DepthwiseConv2D" && dilation > 1 {
+        if dilation > 1 {
             source.change("depthwise_kernel", |k| dilated(k, &[dilation, 1], &[0, 0]));
             kernel = (kernel - 1) * dilation + 1;
             dilation = 1;
@@ -237,6 +286,14 @@ pub(super) fn transpose(source: &mut Source<'_>) -> Result<Outcome> {
     let rank = rank_of(source.class);
     source.config.remove("groups");
     let padding = source.config.get("output_padding").is_none_or(Value::is_null);
+    let (kernel, strides) = (sizes(source, "kernel_size", rank, 1), sizes(source, "strides", rank, 1));
+    if bias_astray(source) {
+        return Ok(astray());
+    }
+    if padding && kernel.iter().zip(&strides).all(|(k, s)| k <= s) {
+        // The same result, and one that TF.js gets right.
+        source.config.insert("padding".to_owned(), "valid".into());
+    }
     if sizes(source, "dilation_rate", rank, 1).iter().all(|&d| d == 1) && padding {
         source.config.remove("output_padding");
         source.config.remove("dilation_rate");
