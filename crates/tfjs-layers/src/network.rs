@@ -49,7 +49,13 @@ impl Network {
         let mut unsupported = Vec::new();
         for l in &config.layers {
             match make(l, dialect).map_err(|e| e.in_layer(&l.name, &l.class_name)) {
-                Ok(layer) => nodes.push(Node { layer, weights: 0..0, outputs: Vec::new(), masks: Vec::new(), built: false }),
+                Ok(layer) => nodes.push(Node {
+                    layer,
+                    weights: 0..0,
+                    outputs: Vec::new(),
+                    masks: Vec::new(),
+                    built: false,
+                }),
                 Err(LayersError::Unsupported(errors)) => unsupported.extend(errors),
                 Err(error) => unsupported.push(error),
             }

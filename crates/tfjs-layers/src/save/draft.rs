@@ -227,6 +227,22 @@ impl<'m> Drafter<'m> {
                 None => return Err(LayersError::MissingWeights { names: vec![weight.keras.clone()] }),
             }
         }
+        if let Some(inner) = node.layer.network().filter(|_| layer.class_name == "TimeDistributed") {
+            // The model inside is written like any other; its weights are found by the names of its layers.
+            let mut path = path.to_vec();
+            path.push(name.to_owned());
+            let draft = self.draft(inner, &path)?;
+            config.insert("layer".to_owned(), super::topology::model(&draft));
+            let weights = draft.weights_by_layer().into_values().flatten();
+            return Ok(Written::One(Box::new(DraftLayer {
+                name: name.to_owned(),
+                class_name: layer.class_name.clone(),
+                config,
+                weights: weights.map(|(name, value)| (name, value.clone())).collect(),
+                calls: Vec::new(),
+                model: None,
+            })));
+        }
         let fact = |t: &TensorRef| fact_of(network, t);
         let first = layer.calls.first();
         let inputs: Vec<Fact> = (0..).map_while(|k| flat_input(first?, k)).map(fact).collect();
@@ -246,16 +262,15 @@ impl<'m> Drafter<'m> {
         };
         let mut outcome = if self.lower { lower::lower(&mut source)? } else { Outcome::Keep };
         if masks.stale.contains(&i) && matches!(outcome, Outcome::Keep) {
-            outcome = Outcome::Unsupported(
-                "TensorFlow.js hands it another mask than Keras, or none".into(),
-            );
+            outcome = Outcome::Unsupported("TensorFlow.js hands it another mask than Keras, or none".into());
         }
         if let Outcome::Replace(fragment) = &outcome {
             let passes = |p: &Part| super::masks::PASSES_MASK.contains(&p.class.as_str());
             let uses = |p: &Part| super::masks::RECURRENT.contains(&p.class.as_str()) || p.class == "Softmax";
             let lost = masked && node.masks.contains(&true) && !fragment.parts.iter().all(passes);
             if lost || (masks.after.contains(&i) && fragment.parts.iter().any(uses)) {
-                outcome = Outcome::Unsupported("TensorFlow.js lacks it, and a mask leaves no equivalent".into());
+                outcome =
+                    Outcome::Unsupported("TensorFlow.js lacks it, and a mask leaves no equivalent".into());
             }
         }
         if let Outcome::Replace(fragment) = outcome {
@@ -263,6 +278,7 @@ impl<'m> Drafter<'m> {
             self.report.lowered.push((whole, layer.class_name.clone(), classes));
             return Ok(Written::Fragment(fragment));
         }
+        let kept = matches!(outcome, Outcome::Keep);
         if let Outcome::Unsupported(reason) = outcome {
             let class = layer.class_name.clone();
             self.report.warnings.push(SaveWarning { layer: whole, class, reason });
@@ -271,7 +287,10 @@ impl<'m> Drafter<'m> {
         let weights = stored.iter().filter_map(|(weight, _)| {
             let (_, value) = source.weights.iter().find(|(n, _)| n == within(&weight.tfjs, &layer.name))?;
             let mut written = written_name(weight, &layer.name, name);
-            let inner = source.config.get("layer").filter(|_| layer.class_name == "Bidirectional" && self.lower);
+            let inner = source
+                .config
+                .get("layer")
+                .filter(|_| layer.class_name == "Bidirectional" && self.lower && kept);
             if let Some(inner) = inner {
                 written = of_direction(&written, name, inner["config"]["name"].as_str().unwrap_or_default());
             }
@@ -303,14 +322,7 @@ impl DraftLayer {
         config.insert("dtype".to_owned(), "float32".into());
         config.extend(part.config.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())));
         let weights = part.weights.iter().map(|(w, value)| (format!("{name}/{w}"), value.clone())).collect();
-        DraftLayer {
-            name,
-            class_name: part.class.clone(),
-            config,
-            weights,
-            calls: Vec::new(),
-            model: None,
-        }
+        DraftLayer { name, class_name: part.class.clone(), config, weights, calls: Vec::new(), model: None }
     }
 }
 
@@ -336,7 +348,8 @@ pub(super) const TENSOR_ARGUMENTS: [&str; 4] = ["initial_state", "query", "value
 
 /// Input `k` of a call: arguments by position, then [`TENSOR_ARGUMENTS`].
 fn flat_input(call: &CallConfig, k: usize) -> Option<&TensorRef> {
-    let named = TENSOR_ARGUMENTS.iter().flat_map(|name| call.kwargs.iter().filter(move |(key, _)| key == name));
+    let named =
+        TENSOR_ARGUMENTS.iter().flat_map(|name| call.kwargs.iter().filter(move |(key, _)| key == name));
     call.args.iter().chain(named.map(|(_, a)| a)).flat_map(Arg::tensors).nth(k)
 }
 

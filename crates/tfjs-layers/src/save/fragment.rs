@@ -48,7 +48,13 @@ impl Fragment {
             Value::Object(map) => map,
             _ => Map::new(),
         };
-        let part = Part { suffix: suffix.to_owned(), class: class.to_owned(), config, weights, inputs: inputs.to_vec() };
+        let part = Part {
+            suffix: suffix.to_owned(),
+            class: class.to_owned(),
+            config,
+            weights,
+            inputs: inputs.to_vec(),
+        };
         self.parts.push(part);
         From::Part(self.parts.len() - 1, 0)
     }

@@ -125,9 +125,11 @@ impl Masks {
                 || class == "Softmax"
                 || (class == "TimeDistributed" && inner.is_some_and(|c| RECURRENT.contains(&c)));
             // What Keras knows of the inputs' masks.
-            let in_keras = call.args.iter().flat_map(Arg::tensors).any(|t| {
-                network.nodes[t.layer].masks.get(t.tensor).copied().unwrap_or(false)
-            });
+            let in_keras = call
+                .args
+                .iter()
+                .flat_map(Arg::tensors)
+                .any(|t| network.nodes[t.layer].masks.get(t.tensor).copied().unwrap_or(false));
             if in_keras {
                 masks.masked.insert(l);
             }

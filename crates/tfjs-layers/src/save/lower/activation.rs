@@ -38,7 +38,8 @@ pub(super) fn native(value: &Value, dialect: Dialect) -> Option<&'static str> {
     if activation.name == "hard_sigmoid" && dialect != Dialect::Keras3 {
         return Some("hard_sigmoid");
     }
-    if activation.config.iter().any(|(k, v)| k != "name" && k != "dtype" && k != "trainable" && !v.is_null()) {
+    if activation.config.iter().any(|(k, v)| k != "name" && k != "dtype" && k != "trainable" && !v.is_null())
+    {
         return None;
     }
     NATIVE.iter().find(|(name, _)| *name == activation.name).map(|(_, word)| *word)
@@ -59,12 +60,12 @@ pub(super) fn emit(
     let get = |key: &str| config.get(key).and_then(number);
     let slope = |default: f64| get("negative_slope").or(get("alpha")).unwrap_or(default);
     Some(match name {
-        "relu" => {
-            relu(f, x, slope(0.0), get("max_value"), get("threshold").unwrap_or(0.0))
-        }
+        "relu" => relu(f, x, slope(0.0), get("max_value"), get("threshold").unwrap_or(0.0)),
         "leaky_relu" => leaky_relu(f, x, slope(0.2)),
         "LeakyReLU" => leaky_relu(f, x, slope(0.3)),
-        "ThresholdedReLU" => f.add("relu", "ThresholdedReLU", json!({"theta": get("theta").unwrap_or(1.0)}), &[x]),
+        "ThresholdedReLU" => {
+            f.add("relu", "ThresholdedReLU", json!({"theta": get("theta").unwrap_or(1.0)}), &[x])
+        }
         "threshold" if get("default_value").unwrap_or(0.0) == 0.0 => {
             f.add("relu", "ThresholdedReLU", json!({"theta": get("threshold").unwrap_or(0.0)}), &[x])
         }
@@ -254,7 +255,8 @@ pub(super) fn split(source: &mut Source<'_>) -> Result<Option<Outcome>> {
     }
     let dims = dims(source.outputs.first());
     let mut f = Fragment::default();
-    let unknown = || Outcome::Unsupported(format!("its activation {} cannot be written for it", short(&value)));
+    let unknown =
+        || Outcome::Unsupported(format!("its activation {} cannot be written for it", short(&value)));
     source.config.insert("activation".to_owned(), "linear".into());
     let inner = super::lower_class(source)?;
     let x = match inner {
@@ -313,11 +315,16 @@ pub(super) fn function_layer(source: &mut Source<'_>) -> Result<Outcome> {
             let rank = source.inputs.first().and_then(Fact::rank);
             let axis = match config.get("axis") {
                 Some(Value::Array(items)) if items.len() == 1 => number(&items[0]),
-                Some(Value::Array(_)) if !source.masked && !source.has_kwarg("mask") => return Ok(Outcome::Keep),
+                Some(Value::Array(_)) if !source.masked && !source.has_kwarg("mask") => {
+                    return Ok(Outcome::Keep);
+                }
                 Some(Value::Array(_)) => None,
                 other => other.and_then(number).or(Some(-1.0)),
             };
-            if source.masked || source.has_kwarg("mask") || source.layer.calls.iter().any(|c| c.tensors().len() > 1) {
+            if source.masked
+                || source.has_kwarg("mask")
+                || source.layer.calls.iter().any(|c| c.tensors().len() > 1)
+            {
                 return Ok(Outcome::Unsupported("TensorFlow.js applies its mask otherwise".into()));
             }
             match (axis, rank) {

@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use tfjs_graph::Constant;
 
 use super::{Outcome, Source, pieces};
-use crate::save::{Result, fragment::{Fragment, From}};
+use crate::save::{
+    Result,
+    fragment::{Fragment, From},
+};
 
 fn no(why: &str) -> Result<Outcome> {
     Ok(Outcome::Unsupported(why.to_owned()))
@@ -19,10 +22,20 @@ fn special(source: &Source<'_>) -> bool {
         })
     };
     source.masked
-        || ["attention_mask", "query_mask", "value_mask", "key_mask", "mask", "use_causal_mask", "return_attention_scores"]
+        || [
+            "attention_mask",
+            "query_mask",
+            "value_mask",
+            "key_mask",
+            "mask",
+            "use_causal_mask",
+            "return_attention_scores",
+        ]
+        .iter()
+        .any(|k| on(k))
+        || ["causal", "use_gate"]
             .iter()
-            .any(|k| on(k))
-        || ["causal", "use_gate"].iter().any(|k| source.config.get(*k).and_then(Value::as_bool).unwrap_or(false))
+            .any(|k| source.config.get(*k).and_then(Value::as_bool).unwrap_or(false))
         || source.config.get("sliding_window").is_some_and(|v| !v.is_null())
 }
 
@@ -56,9 +69,12 @@ pub(super) fn multi_head(source: &mut Source<'_>) -> Result<Outcome> {
         let end = format!("{part}/{name}");
         source.weights.iter().find(|(n, _)| n.ends_with(&end)).map(|(_, w)| w.clone())
     };
-    let (Some(q), Some(k), Some(v), Some(o)) =
-        (find("query", "kernel"), find("key", "kernel"), find("value", "kernel"), find("attention_output", "kernel"))
-    else {
+    let (Some(q), Some(k), Some(v), Some(o)) = (
+        find("query", "kernel"),
+        find("key", "kernel"),
+        find("value", "kernel"),
+        find("attention_output", "kernel"),
+    ) else {
         return no("its weights are not those of attention");
     };
     if [&q, &k, &v].iter().any(|w| w.shape().len() != 3) || o.shape().len() != 3 || k.shape()[1] == 0 {
@@ -67,16 +83,25 @@ pub(super) fn multi_head(source: &mut Source<'_>) -> Result<Outcome> {
     let (heads, groups) = (q.shape()[1], k.shape()[1]);
     let scale = 1.0 / (q.shape()[2] as f32).sqrt();
     let mut f = Fragment::default();
-    let project = |f: &mut Fragment, x: From, kernel: &Constant, bias: Option<Constant>, head: usize, scale: f32| -> Result<From> {
+    let project = |f: &mut Fragment,
+                   x: From,
+                   kernel: &Constant,
+                   bias: Option<Constant>,
+                   head: usize,
+                   scale: f32|
+     -> Result<From> {
         let (n, h, d) = (kernel.shape()[0], kernel.shape()[1], kernel.shape()[2]);
         let cut = pieces::map(kernel, vec![n, d], move |w, _| {
             (0..n * d).map(|i| w[(i / d * h + head) * d + i % d] * scale).collect()
         });
         let mut weights = vec![("kernel".to_owned(), cut)];
         if let Some(bias) = bias {
-            weights.push(("bias".to_owned(), pieces::map(&bias, vec![d], move |b, _| {
-                b[head * d..(head + 1) * d].iter().map(|x| x * scale).collect()
-            })));
+            weights.push((
+                "bias".to_owned(),
+                pieces::map(&bias, vec![d], move |b, _| {
+                    b[head * d..(head + 1) * d].iter().map(|x| x * scale).collect()
+                }),
+            ));
         }
         let config = json!({"units": d, "activation": "linear", "use_bias": weights.len() > 1});
         Ok(f.add_with("project", "Dense", config, weights, &[x]))
@@ -108,7 +133,9 @@ pub(super) fn dot_product(source: &mut Source<'_>) -> Result<Outcome> {
     if special(source) {
         return no("TensorFlow.js has no attention, and a mask leaves no equivalent");
     }
-    if source.text("score_mode").unwrap_or("dot") != "dot" || source.inputs.iter().any(|f| f.rank() != Some(3)) {
+    if source.text("score_mode").unwrap_or("dot") != "dot"
+        || source.inputs.iter().any(|f| f.rank() != Some(3))
+    {
         return no("TensorFlow.js has no such scores");
     }
     let Some([query, value, key]) = roles(source) else { return no("its inputs are not clear") };

@@ -6,7 +6,11 @@ use tfjs_graph::Fact;
 use super::{Outcome, Source, activation::dims, pieces};
 use crate::{
     config::number,
-    save::{Result, fragment::{Fragment, From}, spelling},
+    save::{
+        Result,
+        fragment::{Fragment, From},
+        spelling,
+    },
 };
 
 /// A layer that hands on its input when the model predicts.
@@ -29,7 +33,8 @@ pub(super) fn random_crop(source: &mut Source<'_>) -> Result<Outcome> {
 pub(super) fn spatial_dropout(source: &mut Source<'_>) -> Result<Outcome> {
     let rank = source.inputs.first().and_then(Fact::rank).unwrap_or(4);
     let channels = if source.channels_last() { rank - 1 } else { 1 };
-    let noise: Vec<Value> = (0..rank).map(|i| if i == 0 || i == channels { Value::Null } else { json!(1) }).collect();
+    let noise: Vec<Value> =
+        (0..rank).map(|i| if i == 0 || i == channels { Value::Null } else { json!(1) }).collect();
     let get = |key: &str| source.config.get(key).cloned().unwrap_or_default();
     let config = json!({"rate": get("rate"), "noise_shape": noise, "seed": get("seed")});
     let mut f = Fragment::default();
@@ -121,9 +126,11 @@ pub(super) fn rescaling(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Keep);
     }
     let size = scale.len().max(offset.len());
-    let wide = |v: &[f64]| -> Vec<f32> { (0..size).map(|i| v[if v.len() == 1 { 0 } else { i }] as f32).collect() };
+    let wide =
+        |v: &[f64]| -> Vec<f32> { (0..size).map(|i| v[if v.len() == 1 { 0 } else { i }] as f32).collect() };
     let mut f = Fragment::default();
-    let (scale, offset) = (pieces::constant(&[size], wide(&scale))?, pieces::constant(&[size], wide(&offset))?);
+    let (scale, offset) =
+        (pieces::constant(&[size], wide(&scale))?, pieces::constant(&[size], wide(&offset))?);
     let x = f.affine(From::Input(0), Some(scale), Some(offset), size)?;
     Ok(Outcome::Replace(f.give(&[x])))
 }
@@ -133,9 +140,12 @@ pub(super) fn einsum_dense(source: &mut Source<'_>) -> Result<Outcome> {
     if source.config.get("dtype").is_some_and(spelling::is_quantized) {
         return plain_weights(source);
     }
-    let no = || Outcome::Unsupported("its equation is not a product with a matrix, all that TensorFlow.js has".into());
+    let no = || {
+        Outcome::Unsupported("its equation is not a product with a matrix, all that TensorFlow.js has".into())
+    };
     let equation = source.text("equation").unwrap_or_default().replace(' ', "");
-    let Some(((a, b), c)) = equation.split_once("->").and_then(|(ab, c)| Some((ab.split_once(',')?, c))) else {
+    let Some(((a, b), c)) = equation.split_once("->").and_then(|(ab, c)| Some((ab.split_once(',')?, c)))
+    else {
         return Ok(no());
     };
     let Some(input) = dims(source.inputs.first()) else { return Ok(no()) };
@@ -144,7 +154,8 @@ pub(super) fn einsum_dense(source: &mut Source<'_>) -> Result<Outcome> {
     let count = (input.len() + 1).saturating_sub(a.replace("...", "").len());
     let Some(ellipsis) = spare.get(..count) else { return Ok(no()) };
     let (a, c) = (a.replace("...", ellipsis), c.replace("...", ellipsis));
-    let (a, b, c): (Vec<char>, Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect(), c.chars().collect());
+    let (a, b, c): (Vec<char>, Vec<char>, Vec<char>) =
+        (a.chars().collect(), b.chars().collect(), c.chars().collect());
     let summed: Vec<char> = b.iter().copied().filter(|l| a.contains(l) && !c.contains(l)).collect();
     let fresh: Vec<char> = c.iter().copied().filter(|l| b.contains(l) && !a.contains(l)).collect();
     let kept: Vec<char> = a.iter().copied().filter(|l| !summed.contains(l)).collect();
@@ -164,7 +175,8 @@ pub(super) fn einsum_dense(source: &mut Source<'_>) -> Result<Outcome> {
     // The kernel with summed axes first.
     let order: Vec<usize> =
         summed.iter().chain(&fresh).filter_map(|l| b.iter().position(|x| x == l)).collect();
-    let matrix = pieces::map(&kernel, vec![deep, wide], move |values, shape| transposed(values, shape, &order));
+    let matrix =
+        pieces::map(&kernel, vec![deep, wide], move |values, shape| transposed(values, shape, &order));
     let mut f = Fragment::default();
     let at = |letters: &[char], l: &char| letters.iter().position(|x| x == l).unwrap_or(0);
     let order: Vec<usize> = kept.iter().skip(1).chain(&summed).map(|l| at(&a, l)).collect();
@@ -180,7 +192,8 @@ pub(super) fn einsum_dense(source: &mut Source<'_>) -> Result<Outcome> {
         if !axes.iter().all(|l| fresh.contains(l)) {
             return Ok(Outcome::Unsupported("its bias differs along axes of the input".into()));
         }
-        let sizes: Vec<(usize, bool)> = fresh.iter().map(|l| (size(*l).unwrap_or(1), axes.contains(l))).collect();
+        let sizes: Vec<(usize, bool)> =
+            fresh.iter().map(|l| (size(*l).unwrap_or(1), axes.contains(l))).collect();
         let bias = pieces::map(&bias, vec![wide], move |values, _| {
             (0..wide)
                 .map(|mut flat| {
@@ -256,10 +269,12 @@ pub(super) fn category_encoding(source: &mut Source<'_>) -> Result<Outcome> {
     let mut x = f.add_with("table", "Embedding", config, weights, &[From::Input(0)]);
     let out = dims(source.outputs.first());
     match source.text("output_mode").unwrap_or("multi_hot") {
-        "one_hot" | "onehot" => match out.and_then(|o| if o.len() == input.len() + 1 { Some(x) } else { f.reshape(x, &o) }) {
-            Some(y) => x = y,
-            None => return no("its shape is not known"),
-        },
+        "one_hot" | "onehot" => {
+            match out.and_then(|o| if o.len() == input.len() + 1 { Some(x) } else { f.reshape(x, &o) }) {
+                Some(y) => x = y,
+                None => return no("its shape is not known"),
+            }
+        }
         mode @ ("multi_hot" | "binary" | "count") => {
             if input.len() > 1 {
                 return no("TensorFlow.js encodes one axis only");

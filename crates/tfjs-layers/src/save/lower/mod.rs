@@ -53,11 +53,20 @@ fn keep(_source: &mut Source<'_>) -> Result<Outcome> {
 /// What becomes of each class. Classes that are not here TF.js has no equivalent for.
 pub(super) const ROWS: &[(&[&str], Row)] = &[
     (&["InputLayer"], core::input),
+    (&["Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"], keep),
     (
-        &["Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout"],
+        &[
+            "Masking",
+            "Reshape",
+            "Permute",
+            "RepeatVector",
+            "PReLU",
+            "ThresholdedReLU",
+            "ZeroPadding2D",
+            "Cropping2D",
+        ],
         keep,
     ),
-    (&["Masking", "Reshape", "Permute", "RepeatVector", "PReLU", "ThresholdedReLU", "ZeroPadding2D", "Cropping2D"], keep),
     (&["Dense", "Embedding"], core::plain_weights),
     (&["Activation"], activation::activation),
     (&["ReLU", "LeakyReLU", "ELU", "Softmax"], activation::function_layer),
@@ -84,7 +93,14 @@ pub(super) const ROWS: &[(&[&str], Row)] = &[
     (&["Resizing"], spatial::resizing),
     (&["CenterCrop"], spatial::center_crop),
     (
-        &["MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D"],
+        &[
+            "MaxPooling1D",
+            "MaxPooling2D",
+            "MaxPooling3D",
+            "AveragePooling1D",
+            "AveragePooling2D",
+            "AveragePooling3D",
+        ],
         spatial::pooling,
     ),
     (

@@ -7,11 +7,16 @@ use super::{Outcome, Source, activation::dims, pieces};
 use crate::{
     Dialect,
     config::number,
-    save::{Result, fragment::{Fragment, From}},
+    save::{
+        Result,
+        fragment::{Fragment, From},
+    },
 };
 
 fn unknown_shape() -> Outcome {
-    Outcome::Unsupported("TensorFlow.js lacks it, and its input shape is not known well enough for an equivalent".into())
+    Outcome::Unsupported(
+        "TensorFlow.js lacks it, and its input shape is not known well enough for an equivalent".into(),
+    )
 }
 
 /// The only axis of a layer, from 0 with the batch.
@@ -27,7 +32,15 @@ fn axis(source: &Source<'_>, rank: usize) -> Option<usize> {
 
 /// BatchNormalization: TF.js takes two to four axes, and computes right along the last of them.
 pub(super) fn batch(source: &mut Source<'_>) -> Result<Outcome> {
-    for key in ["renorm", "renorm_clipping", "renorm_momentum", "synchronized", "fused", "virtual_batch_size", "adjustment"] {
+    for key in [
+        "renorm",
+        "renorm_clipping",
+        "renorm_momentum",
+        "synchronized",
+        "fused",
+        "virtual_batch_size",
+        "adjustment",
+    ] {
         source.config.remove(key);
     }
     // Statistics of renormalization say nothing about inference.
@@ -38,7 +51,10 @@ pub(super) fn batch(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Unsupported("TensorFlow.js normalises along one axis only".into()));
     };
     if axis == rank - 1 && (2..=4).contains(&rank) {
-        source.config.insert("axis".to_owned(), if source.config["axis"].is_array() { axis.into() } else { json!(-1) });
+        source.config.insert(
+            "axis".to_owned(),
+            if source.config["axis"].is_array() { axis.into() } else { json!(-1) },
+        );
         return Ok(Outcome::Keep);
     }
     if axis == 0 {
@@ -80,7 +96,9 @@ pub(super) fn layer(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Unsupported("TensorFlow.js normalises inputs of at most four axes".into()));
     }
     let mut f = Fragment::default();
-    let Some(x) = f.reshape(From::Input(0), &[None, shape[shape.len() - 1]]) else { return Ok(unknown_shape()) };
+    let Some(x) = f.reshape(From::Input(0), &[None, shape[shape.len() - 1]]) else {
+        return Ok(unknown_shape());
+    };
     source.config.insert("axis".to_owned(), (-1).into());
     let x = f.add_source(source, x);
     let Some(x) = f.reshape(x, &shape) else { return Ok(unknown_shape()) };
@@ -208,13 +226,19 @@ pub(super) fn features(source: &mut Source<'_>) -> Result<Outcome> {
     let invert = source.config.get("invert").and_then(Value::as_bool).unwrap_or(false);
     let last = shape.last().copied().flatten();
     // Along the last axis a batch norm does it; everything else as one row.
-    let direct = Some(mean.len()) == last && (1..=3).contains(&shape.len()) && axis(source, shape.len() + 1) == Some(shape.len());
+    let direct = Some(mean.len()) == last
+        && (1..=3).contains(&shape.len())
+        && axis(source, shape.len() + 1) == Some(shape.len());
     let size = if direct { last } else { pieces::product(&shape) };
     let Some(size) = size else { return Ok(unknown_shape()) };
     let spread = |c: &Constant| -> Option<Constant> {
         let (n, to) = (c.len(), shape.clone());
         if n == 1 || n == size {
-            return Some(pieces::map(c, vec![size], move |v, _| if n == 1 { vec![v[0]; size] } else { v.to_vec() }));
+            return Some(pieces::map(
+                c,
+                vec![size],
+                move |v, _| if n == 1 { vec![v[0]; size] } else { v.to_vec() },
+            ));
         }
         // One value per index along one axis.
         let axis = axis(source, to.len() + 1)?;

@@ -88,7 +88,8 @@ impl Fragment {
         size: usize,
     ) -> Result<From, crate::LayersError> {
         let mut weights = Vec::new();
-        let config = json!({"axis": -1, "epsilon": 0.0, "scale": scale.is_some(), "center": offset.is_some()});
+        let config =
+            json!({"axis": -1, "epsilon": 0.0, "scale": scale.is_some(), "center": offset.is_some()});
         weights.extend(scale.map(|w| ("gamma".to_owned(), w)));
         weights.extend(offset.map(|w| ("beta".to_owned(), w)));
         weights.push(("moving_mean".to_owned(), constant(&[size], vec![0.0; size])?));
@@ -135,7 +136,13 @@ impl Fragment {
     }
 
     /// Part of the last axis.
-    pub(super) fn slice_last(&mut self, x: From, dims: &[Option<usize>], from: usize, to: usize) -> Option<From> {
+    pub(super) fn slice_last(
+        &mut self,
+        x: From,
+        dims: &[Option<usize>],
+        from: usize,
+        to: usize,
+    ) -> Option<From> {
         let (last, rest) = dims.split_last()?;
         let size = (*last)?;
         let x = self.reshape(x, &[product(rest).or(None), Some(size), Some(1)])?;

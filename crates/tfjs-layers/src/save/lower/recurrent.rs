@@ -5,7 +5,10 @@ use tfjs_graph::{Constant, Fact};
 
 use super::{Outcome, Source, activation, pieces};
 use crate::{
-    save::{Result, fragment::{Fragment, From}},
+    save::{
+        Result,
+        fragment::{Fragment, From},
+    },
     topology::LayerConfig,
 };
 
@@ -22,7 +25,11 @@ fn lacking(config: &mut Map<String, Value>, source: &Source<'_>) -> Option<Strin
         if let Some(value) = config.get(key).cloned() {
             match activation::native(&value, source.dialect) {
                 Some(name) => config.insert(key.to_owned(), name.into()),
-                None => return Some(format!("TensorFlow.js has no {key} {value} as its version of Keras computes it")),
+                None => {
+                    return Some(format!(
+                        "TensorFlow.js has no {key} {value} as its version of Keras computes it"
+                    ));
+                }
             };
         }
     }
@@ -69,7 +76,9 @@ pub(super) fn rnn(source: &mut Source<'_>) -> Result<Outcome> {
     let cell = config.get("cell").cloned().unwrap_or_default();
     let cells = match &cell {
         Value::Array(cells) => cells.clone(),
-        cell if cell["class_name"] == "StackedRNNCells" => cell["config"]["cells"].as_array().cloned().unwrap_or_default(),
+        cell if cell["class_name"] == "StackedRNNCells" => {
+            cell["config"]["cells"].as_array().cloned().unwrap_or_default()
+        }
         cell => vec![cell.clone()],
     };
     let stacked = cell.is_array() || cell["class_name"] == "StackedRNNCells";
@@ -138,16 +147,18 @@ impl Gru {
         let bias = self.bias.clone();
         let rows = n + marks;
         let steep = if tanh { 2.0 } else { 1.0 };
-        let bias_values = bias.map(|b| b.tensor()).transpose().map_err(|source| {
-            crate::LayersError::WeightValue { weight: "bias".to_owned(), source }
-        })?;
+        let bias_values = bias
+            .map(|b| b.tensor())
+            .transpose()
+            .map_err(|source| crate::LayersError::WeightValue { weight: "bias".to_owned(), source })?;
         let inner: Vec<f32> = match &bias_values {
             Some(t) => t.data::<f32>()?[3 * u + 2 * u..6 * u].to_vec(),
             None => vec![0.0; u],
         };
         Ok(pieces::map(&self.kernel, vec![rows, 9 * u], move |k, _| {
             let mut out = vec![0.0; rows * 9 * u];
-            let mut set = |row: usize, block: usize, at: usize, value: f32| out[(row * 9 + block) * u + at] = value;
+            let mut set =
+                |row: usize, block: usize, at: usize, value: f32| out[(row * 9 + block) * u + at] = value;
             for at in 0..u {
                 for row in 0..n {
                     set(row, 0, at, k[row * 3 * u + at]);
@@ -179,7 +190,8 @@ impl Gru {
         let (u, steep) = (self.units, if self.tanh { 2.0 } else { 1.0 });
         pieces::map(&self.recurrent, vec![3 * u, 9 * u], move |r, _| {
             let mut out = vec![0.0; 27 * u * u];
-            let mut set = |row: usize, block: usize, at: usize, value: f32| out[(row * 9 + block) * u + at] = value;
+            let mut set =
+                |row: usize, block: usize, at: usize, value: f32| out[(row * 9 + block) * u + at] = value;
             for row in 0..u {
                 for at in 0..u {
                     set(row, 0, at, r[row * 3 * u + at]);
@@ -224,26 +236,49 @@ impl Gru {
 }
 
 /// The weights of a GRU, by the beginning of their names.
-fn gru_of(source: &Source<'_>, config: &Map<String, Value>, prefix: &str, marks: (usize, usize)) -> Option<Gru> {
+fn gru_of(
+    source: &Source<'_>,
+    config: &Map<String, Value>,
+    prefix: &str,
+    marks: (usize, usize),
+) -> Option<Gru> {
     let find = |name: &str| {
-        let mut found = source.weights.iter().filter(|(n, _)| n.starts_with(prefix) && n.rsplit('/').next() == Some(name));
+        let mut found = source
+            .weights
+            .iter()
+            .filter(|(n, _)| n.starts_with(prefix) && n.rsplit('/').next() == Some(name));
         found.next().map(|(_, w)| w.clone())
     };
     let (kernel, recurrent) = (find("kernel")?, find("recurrent_kernel")?);
     let units = *recurrent.shape().first()?;
     let text = |key: &str| config.get(key).and_then(Value::as_str);
-    if text("recurrent_activation") != Some("sigmoid") || !matches!(text("activation"), Some("tanh" | "sigmoid")) {
+    if text("recurrent_activation") != Some("sigmoid")
+        || !matches!(text("activation"), Some("tanh" | "sigmoid"))
+    {
         return None;
     }
     let bias = find("bias");
     if kernel.shape().last() != Some(&(3 * units)) || bias.as_ref().is_some_and(|b| b.len() != 6 * units) {
         return None;
     }
-    Some(Gru { units, features: *kernel.shape().first()?, kernel, recurrent, bias, tanh: text("activation") == Some("tanh"), marks })
+    Some(Gru {
+        units,
+        features: *kernel.shape().first()?,
+        kernel,
+        recurrent,
+        bias,
+        tanh: text("activation") == Some("tanh"),
+        marks,
+    })
 }
 
 /// Each step three times, with marks: (place of the mark, per step) for each direction.
-fn thrice(f: &mut Fragment, input: &Fact, features: usize, directions: &[[usize; 3]]) -> Result<Option<From>> {
+fn thrice(
+    f: &mut Fragment,
+    input: &Fact,
+    features: usize,
+    directions: &[[usize; 3]],
+) -> Result<Option<From>> {
     let marks = 3 * directions.len();
     let width = features + marks;
     let mut kernel = vec![0.0; features * 3 * width];
@@ -276,7 +311,9 @@ fn widened_state(f: &mut Fragment, x: From, units: usize) -> Result<From> {
 }
 
 fn not_expressible() -> Outcome {
-    Outcome::Unsupported("TensorFlow.js has no GRU with `reset_after`, and these options leave no equivalent".into())
+    Outcome::Unsupported(
+        "TensorFlow.js has no GRU with `reset_after`, and these options leave no equivalent".into(),
+    )
 }
 
 fn inner_config(config: &Map<String, Value>, units: usize) -> Map<String, Value> {
@@ -292,7 +329,9 @@ fn inner_config(config: &Map<String, Value>, units: usize) -> Map<String, Value>
 
 fn gru(source: &mut Source<'_>) -> Result<Outcome> {
     if source.masked || source.has_kwarg("mask") {
-        return Ok(Outcome::Unsupported("TensorFlow.js has no GRU with `reset_after`, and a mask leaves no equivalent".into()));
+        return Ok(Outcome::Unsupported(
+            "TensorFlow.js has no GRU with `reset_after`, and a mask leaves no equivalent".into(),
+        ));
     }
     let config = source.config.clone();
     let Some(gru) = gru_of(source, &config, "", (0, 3)) else { return Ok(not_expressible()) };
@@ -321,7 +360,11 @@ fn gru(source: &mut Source<'_>) -> Result<Outcome> {
         };
         let mut outputs = vec![y];
         if flag(&config, "return_state") {
-            outputs.push(if sequences { f.slice_last(From::Part(at, 1), &[Some(3 * u)], 0, u)? } else { f.function(y, "linear") });
+            outputs.push(if sequences {
+                f.slice_last(From::Part(at, 1), &[Some(3 * u)], 0, u)?
+            } else {
+                f.function(y, "linear")
+            });
         }
         Some(outputs)
     })();
@@ -360,7 +403,9 @@ pub(super) fn bidirectional(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Unsupported("TensorFlow.js takes no initial state together with a mask".into()));
     }
     if source.masked && flag(&inner, "return_sequences") {
-        return Ok(Outcome::Unsupported("TensorFlow.js repeats the last output at masked steps, where Keras gives zeros".into()));
+        return Ok(Outcome::Unsupported(
+            "TensorFlow.js repeats the last output at masked steps, where Keras gives zeros".into(),
+        ));
     }
     let name = inner.get("name").and_then(Value::as_str).unwrap_or("layer").to_owned();
     inner.insert("name".to_owned(), name.strip_prefix("forward_").unwrap_or(&name).into());
@@ -372,7 +417,13 @@ pub(super) fn bidirectional(source: &mut Source<'_>) -> Result<Outcome> {
     }
     if class == "RNN" {
         let layer = LayerConfig::new("RNN", inner.clone());
-        let mut cell = Source { layer: &layer, class: "RNN", config: inner.clone(), inputs: source.inputs[..1.min(source.inputs.len())].to_vec(), ..source.copy() };
+        let mut cell = Source {
+            layer: &layer,
+            class: "RNN",
+            config: inner.clone(),
+            inputs: source.inputs[..1.min(source.inputs.len())].to_vec(),
+            ..source.copy()
+        };
         match rnn(&mut cell)? {
             Outcome::Keep => inner = cell.config,
             Outcome::Replace(_) => return Ok(not_expressible()),
@@ -385,7 +436,11 @@ pub(super) fn bidirectional(source: &mut Source<'_>) -> Result<Outcome> {
     Ok(Outcome::Keep)
 }
 
-fn both_grus(source: &Source<'_>, config: &Map<String, Value>, inner: &Map<String, Value>) -> Result<Outcome> {
+fn both_grus(
+    source: &Source<'_>,
+    config: &Map<String, Value>,
+    inner: &Map<String, Value>,
+) -> Result<Outcome> {
     if source.masked || source.has_kwarg("mask") || flag(inner, "go_backwards") {
         return Ok(not_expressible());
     }
@@ -398,7 +453,9 @@ fn both_grus(source: &Source<'_>, config: &Map<String, Value>, inner: &Map<Strin
     let u = forward.units;
     let mut f = Fragment::default();
     // The backward direction meets the three steps in the opposite order.
-    let Some(x) = thrice(&mut f, input, forward.features, &[[0, 1, 2], [2, 1, 0]])? else { return Ok(not_expressible()) };
+    let Some(x) = thrice(&mut f, input, forward.features, &[[0, 1, 2], [2, 1, 0]])? else {
+        return Ok(not_expressible());
+    };
     let mut inputs = vec![x];
     for k in 1..source.inputs.len() {
         inputs.push(widened_state(&mut f, From::Input(k), u)?);
@@ -424,7 +481,9 @@ fn both_grus(source: &Source<'_>, config: &Map<String, Value>, inner: &Map<Strin
         };
         let pair = [ahead, behind];
         let mut outputs = match mode.as_str() {
-            "concat" => vec![f.add("join", "Concatenate", json!({"axis": if sequences { 2 } else { 1 }}), &pair)],
+            "concat" => {
+                vec![f.add("join", "Concatenate", json!({"axis": if sequences { 2 } else { 1 }}), &pair)]
+            }
             "sum" => vec![f.sum(&pair)],
             "mul" => vec![f.product(&pair)],
             "ave" => vec![f.add("mean", "Average", json!({}), &pair)],
@@ -444,7 +503,18 @@ fn both_grus(source: &Source<'_>, config: &Map<String, Value>, inner: &Map<Strin
 }
 
 /// Layers that do the same to every step without being told.
-const PER_ELEMENT: &[&str] = &["Add", "Multiply", "Average", "Maximum", "Minimum", "Activation", "Rescaling", "ReLU", "LeakyReLU", "ThresholdedReLU"];
+const PER_ELEMENT: &[&str] = &[
+    "Add",
+    "Multiply",
+    "Average",
+    "Maximum",
+    "Minimum",
+    "Activation",
+    "Rescaling",
+    "ReLU",
+    "LeakyReLU",
+    "ThresholdedReLU",
+];
 
 pub(super) fn time_distributed(source: &mut Source<'_>) -> Result<Outcome> {
     let Some(layer) = source.config.get("layer").cloned() else { return Ok(Outcome::Keep) };
@@ -460,7 +530,10 @@ pub(super) fn time_distributed(source: &mut Source<'_>) -> Result<Outcome> {
     };
     let inner = LayerConfig {
         calls: source.layer.calls.clone(),
-        ..LayerConfig::new(layer["class_name"].as_str().unwrap_or_default(), layer["config"].as_object().cloned().unwrap_or_default())
+        ..LayerConfig::new(
+            layer["class_name"].as_str().unwrap_or_default(),
+            layer["config"].as_object().cloned().unwrap_or_default(),
+        )
     };
     let outputs: Vec<Fact> = source.outputs.iter().map(without_time).collect();
     let mut child = Source {
@@ -474,7 +547,8 @@ pub(super) fn time_distributed(source: &mut Source<'_>) -> Result<Outcome> {
         weights: source.weights.clone(),
     };
     let outcome = super::lower(&mut child)?;
-    let wrap = |class: &str, config: Map<String, Value>| json!({"layer": {"class_name": class, "config": config}});
+    let wrap =
+        |class: &str, config: Map<String, Value>| json!({"layer": {"class_name": class, "config": config}});
     match outcome {
         Outcome::Keep => {
             let config = child.config;
@@ -524,7 +598,11 @@ pub(super) fn conv_lstm(source: &mut Source<'_>) -> Result<Outcome> {
     let no = || Outcome::Unsupported("TensorFlow.js lacks it, and these options leave no equivalent".into());
     let shape = activation::dims(source.inputs.first()).unwrap_or_default();
     let &[steps, length, channels] = shape.as_slice() else { return Ok(no()) };
-    if !source.channels_last() || source.inputs.len() > 1 || flag(&source.config, "return_state") || source.masked {
+    if !source.channels_last()
+        || source.inputs.len() > 1
+        || flag(&source.config, "return_state")
+        || source.masked
+    {
         return Ok(no());
     }
     let mut f = Fragment::default();

@@ -3,9 +3,16 @@
 use serde_json::{Value, json};
 use tfjs_graph::Constant;
 
-use super::{Outcome, Source, activation::dims, pieces::{self, Dims}};
+use super::{
+    Outcome, Source,
+    activation::dims,
+    pieces::{self, Dims},
+};
 use crate::Dialect;
-use crate::save::{Result, fragment::{Fragment, From}};
+use crate::save::{
+    Result,
+    fragment::{Fragment, From},
+};
 
 /// Numbers along `rank` axes: one stands for all.
 fn sizes(source: &Source<'_>, key: &str, rank: usize, default: usize) -> Vec<usize> {
@@ -24,7 +31,9 @@ fn rank_of(class: &str) -> usize {
 }
 
 fn unknown_shape() -> Outcome {
-    Outcome::Unsupported("TensorFlow.js lacks it, and its input shape is not known well enough for an equivalent".into())
+    Outcome::Unsupported(
+        "TensorFlow.js lacks it, and its input shape is not known well enough for an equivalent".into(),
+    )
 }
 
 /// Axes of space, counted without the batch.
@@ -79,7 +88,9 @@ pub(super) fn conv(source: &mut Source<'_>) -> Result<Outcome> {
 fn bias_astray(source: &Source<'_>) -> bool {
     let last = source.outputs.first().and_then(|f| f.shape.as_ref()?.last().copied().flatten());
     let filters = source.weight("bias").map(Constant::len);
-    source.dialect == Dialect::Keras3 && !source.channels_last() && filters.is_some_and(|n| n > 1 && Some(n) == last)
+    source.dialect == Dialect::Keras3
+        && !source.channels_last()
+        && filters.is_some_and(|n| n > 1 && Some(n) == last)
 }
 
 fn astray() -> Outcome {
@@ -156,10 +167,14 @@ pub(super) fn depthwise(source: &mut Source<'_>) -> Result<Outcome> {
     source.change("depthwise_kernel", |k| dilated(k, &dilation, &[0, 0]));
     let mut config = source.config.clone();
     let kernel = sizes(source, "kernel_size", 2, 1);
-    config.insert("kernel_size".to_owned(), json!(kernel.iter().zip(&dilation).map(|(k, d)| (k - 1) * d + 1).collect::<Vec<_>>()));
+    config.insert(
+        "kernel_size".to_owned(),
+        json!(kernel.iter().zip(&dilation).map(|(k, d)| (k - 1) * d + 1).collect::<Vec<_>>()),
+    );
     config.insert("dilation_rate".to_owned(), json!([1, 1]));
     let mut f = Fragment::default();
-    let x = f.add_with("depthwise", "DepthwiseConv2D", config.into(), source.weights.clone(), &[From::Input(0)]);
+    let x =
+        f.add_with("depthwise", "DepthwiseConv2D", config.into(), source.weights.clone(), &[From::Input(0)]);
     Ok(Outcome::Replace(f.give(&[x])))
 }
 
@@ -175,7 +190,8 @@ pub(super) fn separable(source: &mut Source<'_>) -> Result<Outcome> {
         // TF.js takes either strides or dilation.
         source.change("depthwise_kernel", |k| dilated(k, &dilation, &[0, 0]));
         let kernel = sizes(source, "kernel_size", 2, 1);
-        let size: Vec<usize> = kernel.iter().zip(&dilation).map(|(k, d)| k.saturating_sub(1) * d + 1).collect();
+        let size: Vec<usize> =
+            kernel.iter().zip(&dilation).map(|(k, d)| k.saturating_sub(1) * d + 1).collect();
         source.config.insert("kernel_size".to_owned(), json!(size));
         source.config.insert("dilation_rate".to_owned(), json!([1, 1]));
         if source.channels_last() {
@@ -229,7 +245,11 @@ pub(super) fn one_dimensional(source: &mut Source<'_>) -> Result<Outcome> {
     let Some(y) = f.reshape(x, &[shape[0], Some(1), shape[1]]) else { return Ok(unknown_shape()) };
     if class == "Conv2DTranspose" {
         source.change("kernel", |k| widened(k));
-        let padding = source.config.get("output_padding").filter(|v| !v.is_null()).map(|v| v.get(0).unwrap_or(v).clone());
+        let padding = source
+            .config
+            .get("output_padding")
+            .filter(|v| !v.is_null())
+            .map(|v| v.get(0).unwrap_or(v).clone());
         let set = [
             ("kernel_size", json!([kernel, 1])),
             ("strides", json!([strides, 1])),
@@ -318,8 +338,11 @@ fn transposed(
 ) -> Option<From> {
     let dilation = sizes(source, "dilation_rate", rank, 1);
     let strides = sizes(source, "strides", rank, 1);
-    let kernel: Vec<usize> =
-        sizes(source, "kernel_size", rank, 1).iter().zip(&dilation).map(|(k, d)| k.saturating_sub(1) * d + 1).collect();
+    let kernel: Vec<usize> = sizes(source, "kernel_size", rank, 1)
+        .iter()
+        .zip(&dilation)
+        .map(|(k, d)| k.saturating_sub(1) * d + 1)
+        .collect();
     let extra = source.config.get("output_padding").filter(|v| !v.is_null()).is_some();
     let same = source.text("padding") == Some("same");
     let mut crops = vec![(0, 0); rank];
@@ -418,9 +441,11 @@ pub(super) fn axis_by_axis(source: &mut Source<'_>) -> Result<Outcome> {
                 json!({"size": [1, factors[i]], "interpolation": "nearest", "data_format": "channels_last"}),
                 n.map(|n| n * factors[i]),
             ),
-            (_, "padding") => {
-                ("ZeroPadding2D", json!({"padding": [[0, 0], [a, b]], "data_format": "channels_last"}), n.map(|n| n + a + b))
-            }
+            (_, "padding") => (
+                "ZeroPadding2D",
+                json!({"padding": [[0, 0], [a, b]], "data_format": "channels_last"}),
+                n.map(|n| n + a + b),
+            ),
             _ => (
                 "Cropping2D",
                 json!({"cropping": [[0, 0], [a, b]], "data_format": "channels_last"}),
@@ -463,7 +488,9 @@ pub(super) fn up_sampling(source: &mut Source<'_>) -> Result<Outcome> {
 /// Resizing, which TF.js cannot run inside a model.
 pub(super) fn resizing(source: &mut Source<'_>) -> Result<Outcome> {
     let Some(shape) = dims(source.inputs.first()) else { return Ok(unknown_shape()) };
-    let (Some(height), Some(width)) = (source.usize("height"), source.usize("width")) else { return Ok(unknown_shape()) };
+    let (Some(height), Some(width)) = (source.usize("height"), source.usize("width")) else {
+        return Ok(unknown_shape());
+    };
     for key in ["crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"] {
         if source.config.get(key).and_then(Value::as_bool).unwrap_or(false) {
             return Ok(Outcome::Unsupported(format!("TensorFlow.js has no `{key}`")));
@@ -576,7 +603,9 @@ pub(super) fn global_pooling(source: &mut Source<'_>) -> Result<Outcome> {
         x = f.add("pool", class, json!({"data_format": "channels_last"}), &[x]);
     }
     if keep {
-        let Some(y) = dims(source.outputs.first()).and_then(|out| f.reshape(x, &out)) else { return Ok(unknown_shape()) };
+        let Some(y) = dims(source.outputs.first()).and_then(|out| f.reshape(x, &out)) else {
+            return Ok(unknown_shape());
+        };
         x = y;
     }
     Ok(Outcome::Replace(f.give(&[x])))
@@ -608,7 +637,11 @@ pub(super) fn adaptive_pooling(source: &mut Source<'_>) -> Result<Outcome> {
     for (&axis, &to) in axes.iter().zip(&wanted) {
         match shape[axis] {
             Some(n) if to > 0 && n % to == 0 => windows.push(n / to),
-            _ => return Ok(Outcome::Unsupported("its windows are not all of one size, as TensorFlow.js needs".into())),
+            _ => {
+                return Ok(Outcome::Unsupported(
+                    "its windows are not all of one size, as TensorFlow.js needs".into(),
+                ));
+            }
         }
     }
     let first = !source.channels_last();
