@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use tfjs_graph::{Constant, Fact};
+use tfjs_kernels::DType;
 
 use super::{
     ByLayer, Result, SaveReport, SaveWarning,
@@ -263,6 +264,18 @@ impl<'m> Drafter<'m> {
         let mut outcome = if self.lower { lower::lower(&mut source)? } else { Outcome::Keep };
         if masks.stale.contains(&i) && matches!(outcome, Outcome::Keep) {
             outcome = Outcome::Unsupported("TensorFlow.js hands it another mask than Keras, or none".into());
+        }
+        if let Outcome::Replace(fragment) = &outcome {
+            // Layers that compute give floats; those that only move elements keep their type.
+            let moves = |p: &Part| {
+                ["Activation", "Reshape", "Permute", "Cropping2D", "Dropout"].contains(&p.class.as_str())
+            };
+            let integers = node.outputs.iter().any(|f| f.dtype.is_some_and(|t| t != DType::Float32));
+            if integers && !fragment.parts.iter().all(moves) {
+                outcome = Outcome::Unsupported(
+                    "its result is not of floats, which TensorFlow.js would give".into(),
+                );
+            }
         }
         if let Outcome::Replace(fragment) = &outcome {
             let passes = |p: &Part| super::masks::PASSES_MASK.contains(&p.class.as_str());

@@ -14,9 +14,14 @@ use crate::{
 };
 
 /// A layer that hands on its input when the model predicts.
-pub(super) fn identity(_source: &mut Source<'_>) -> Result<Outcome> {
+pub(super) fn identity(source: &mut Source<'_>) -> Result<Outcome> {
     let mut f = Fragment::default();
-    let x = f.function(From::Input(0), "linear");
+    let dtype = |facts: &[Fact]| facts.first().and_then(|f| f.dtype);
+    let x = match dtype(&source.inputs) == dtype(source.outputs) {
+        true => f.function(From::Input(0), "linear"),
+        // Integers become floats.
+        false => f.rescale(From::Input(0), 1.0, 0.0),
+    };
     Ok(Outcome::Replace(f.give(&[x])))
 }
 
