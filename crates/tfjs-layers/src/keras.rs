@@ -295,7 +295,10 @@ impl Writer {
     fn endpoints(&self, model: &ModelConfig, structure: &Structure) -> Value {
         let one = |t: &TensorRef| {
             let (layer, call, tensor) = self.reference(model, t);
-            json!([layer, call, tensor])
+            // Here Keras 3 counts the creation of functional models too.
+            let inner = model.layers[t.layer].model.as_ref();
+            let created = self.keras3 && inner.is_some_and(|m| m.kind == ModelKind::Functional);
+            json!([layer, call + usize::from(created), tensor])
         };
         match structure {
             Structure::One(t) if self.keras3 => one(t),

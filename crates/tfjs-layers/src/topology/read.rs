@@ -197,32 +197,53 @@ fn connect(model: &mut ModelConfig, config: &Value, list: &[Value], place: &str)
     };
     model.inputs = endpoint("input_layers")?;
     model.outputs = endpoint("output_layers")?;
-    shift_nested(model);
+    // Keras 3 writes calls as objects, Keras 2 and TF.js as lists.
+    let node = |l: &Value| l.get("inbound_nodes").and_then(|n| n.get(0)).cloned();
+    let lists = !list.iter().filter_map(node).any(|n| n.get("args").is_some());
+    shift_nested(model, lists);
     check_references(model, place)
 }
 
-/// The call of a nested model by which it was itself made counts as its call 0 in the files of Keras 2, TF.js and (for
-/// functional models) Keras 3. An index one beyond the last call shows which way the file counts.
-fn shift_nested(model: &mut ModelConfig) {
-    let calls: Vec<Option<usize>> =
-        model.layers.iter().map(|l| l.model.as_ref().map(|_| l.calls.len())).collect();
-    let mut beyond = vec![false; calls.len()];
-    let mut look = |t: &TensorRef| {
-        if let Some(n) = calls[t.layer] {
-            beyond[t.layer] |= t.call >= n;
+/// Lets calls of models inside count from 0.
+///
+/// Keras 2 and TF.js count the creation of a model as its call 0. Keras 3 does so in some versions, and in the endpoints of
+/// functional models always.
+fn shift_nested(model: &mut ModelConfig, lists: bool) {
+    let inbound: Vec<TensorRef> =
+        model.layers.iter().flat_map(|l| &l.calls).flat_map(CallConfig::tensors).cloned().collect();
+    let endpoints: Vec<TensorRef> = model.outputs.flat().into_iter().cloned().collect();
+    let mut shifted = vec![false; model.layers.len()];
+    for (i, layer) in model.layers.iter().enumerate() {
+        let Some(inner) = &layer.model else { continue };
+        let calls_of =
+            |refs: &[TensorRef]| refs.iter().filter(|t| t.layer == i).map(|t| t.call).collect::<Vec<_>>();
+        let (own, ends) = (calls_of(&inbound), calls_of(&endpoints));
+        let from_one = |calls: &[usize]| !calls.is_empty() && !calls.contains(&0);
+        let beyond = |calls: &[usize]| calls.iter().any(|&c| c >= layer.calls.len());
+        let both: Vec<usize> = own.iter().chain(&ends).copied().collect();
+        let functional = inner.kind == ModelKind::Functional;
+        let (shift_own, shift_ends) = match lists {
+            true => (from_one(&both), from_one(&both)),
+            false => (beyond(&own), beyond(&ends) || (functional && from_one(&ends))),
+        };
+        let shift = |t: &mut TensorRef| {
+            if t.layer == i {
+                t.call = t.call.saturating_sub(1);
+            }
+        };
+        if shift_ends {
+            model.outputs.each_mut(&shift);
         }
-    };
-    model.layers.iter().flat_map(|l| &l.calls).flat_map(CallConfig::tensors).for_each(&mut look);
-    model.outputs.flat().into_iter().for_each(&mut look);
+        shifted[i] = shift_own;
+    }
     let shift = |t: &mut TensorRef| {
-        if beyond[t.layer] {
+        if shifted[t.layer] {
             t.call = t.call.saturating_sub(1);
         }
     };
     for call in model.layers.iter_mut().flat_map(|l| &mut l.calls) {
         call.args.iter_mut().chain(call.kwargs.iter_mut().map(|(_, a)| a)).for_each(|a| a.each_mut(&shift));
     }
-    model.outputs.each_mut(&shift);
 }
 
 fn check_references(model: &ModelConfig, place: &str) -> Result<()> {
