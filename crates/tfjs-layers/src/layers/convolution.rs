@@ -247,15 +247,15 @@ impl Window {
         let uneven = depthwise && self.strides.iter().any(|&s| s != self.strides[0]);
         let both = self.strides.iter().any(|&s| s > 1) && self.dilations.iter().any(|&d| d > 1);
         // Neither TensorFlow nor TF.js has these in one op: every place is computed, then some are taken.
-        if uneven || both {
-            if let Some(pads) = self.pads(g, x)? {
-                let x = g.pad(x, &pads, 0.0)?;
-                let ones = vec![1; self.rank()];
-                let y = self.conv_op(g, x, kernel, depthwise, &ones, "VALID", &[])?;
-                let strides = self.wide(&self.strides, 1);
-                let axes: Vec<_> = strides.iter().map(|&s| (0, None, s as i32)).collect();
-                return spatial::strided_slice(g, y, &axes);
-            }
+        if (uneven || both)
+            && let Some(pads) = self.pads(g, x)?
+        {
+            let x = g.pad(x, &pads, 0.0)?;
+            let ones = vec![1; self.rank()];
+            let y = self.conv_op(g, x, kernel, depthwise, &ones, "VALID", &[])?;
+            let strides = self.wide(&self.strides, 1);
+            let axes: Vec<_> = strides.iter().map(|&s| (0, None, s as i32)).collect();
+            return spatial::strided_slice(g, y, &axes);
         }
         match self.padding {
             Padding::Valid => self.conv_op(g, x, kernel, depthwise, &self.strides, "VALID", &[]),
@@ -279,7 +279,6 @@ impl Window {
         g.op("Conv2D", &[x, kernel], &attrs)
     }
 
-    #[expect(clippy::too_many_arguments)]
     fn conv_op(
         &self,
         g: &mut Emit,
@@ -321,7 +320,7 @@ fn conv(c: &Config<'_>, rank: usize) -> Result<Box<dyn Layer>> {
         kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
         weights: None,
     };
-    if layer.groups == 0 || layer.filters % layer.groups != 0 {
+    if layer.groups == 0 || !layer.filters.is_multiple_of(layer.groups) {
         return Err(c.wrong("groups", format!("a divisor of the {} filters", layer.filters)));
     }
     Ok(Box::new(layer))

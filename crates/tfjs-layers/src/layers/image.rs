@@ -4,7 +4,7 @@ mod clahe;
 
 use serde_json::Value;
 use tfjs_graph::{Fact, Port, builder::attr};
-use tfjs_kernels::{DType, Tensor};
+use tfjs_kernels::DType;
 
 use super::{
     resample::{self, Method, Size},
@@ -42,8 +42,9 @@ pub(super) const LAYERS: &[LayerDef] = &[
         }))
     }),
     LayerDef::new("AutoContrast", |c| {
-        let range = value_range(c)?;
-        Ok(Box::new(AutoContrast { range, channels_last: c.channels_last()? }))
+        // Keras takes axes 1 and 2 wherever the channels are.
+        c.known(&["data_format"]);
+        Ok(Box::new(AutoContrast { range: value_range(c)? }))
     }),
     LayerDef::new("ContrastLimitedAdaptiveHistogramEqualization", clahe::new),
     LayerDef::new("CLAHE", clahe::new),
@@ -466,7 +467,6 @@ fn to_range(g: &mut Emit, x: Port, from: [f32; 2], to: [f32; 2]) -> Result<Port>
 #[derive(Debug)]
 struct AutoContrast {
     range: [f32; 2],
-    channels_last: bool,
 }
 
 impl Layer for AutoContrast {
@@ -478,7 +478,6 @@ impl Layer for AutoContrast {
         let [low, high] = self.range;
         let range = [low.min(high), low.max(high)];
         let images = to_range(g, x, range, full)?;
-        // Keras takes the axes of channels last wherever the channels are.
         let low = g.reduce("Min", images, &[1, 2], true)?;
         let high = g.reduce("Max", images, &[1, 2], true)?;
         let (all, spread) = (g.scalar(255.0), g.sub(high, low)?);

@@ -104,7 +104,7 @@ impl Layer for Stft {
         let one = Some(Dim::Known(1));
         let x = spatial::reshape(g, x, &[None, one, Some(length), one])?;
         let (real, imaginary) = built(self.kernels)?;
-        let mut transform = |g: &mut Emit, kernel: Option<WeightId>| {
+        let transform = |g: &mut Emit, kernel: Option<WeightId>| {
             kernel.map(|kernel| self.convolve(g, x, kernel)).transpose()
         };
         let (real, imaginary) = (transform(g, real)?, transform(g, imaginary)?);
@@ -334,7 +334,7 @@ impl Mel {
             Window::None => return None,
             Window::Cosine(a) => {
                 // TensorFlow makes only windows of even length periodic.
-                let period = if n % 2 == 0 { n } else { n - 1 };
+                let period = if n.is_multiple_of(2) { n } else { n - 1 };
                 let cosine = |i: usize| (2.0 * std::f64::consts::PI * i as f64 / period as f64).cos();
                 let value = |i| f64::from(*a) - (1.0 - f64::from(*a)) * cosine(i);
                 (0..n).map(|i| if n == 1 { 1.0 } else { value(i) as f32 }).collect()
