@@ -236,6 +236,8 @@ struct Places {
     read: HashMap<String, usize>,
     /// Those of Keras 3, which are written.
     written: BTreeMap<usize, String>,
+    /// Second copies.
+    copies: Vec<(String, usize)>,
 }
 
 /// The paths of all weights of a network. `numbered` and `named` are those of the network itself: by class and number
@@ -278,6 +280,15 @@ fn collect_places(
             if weight.layer.len() != depth {
                 continue; // of a model inside
             }
+            for listed in params.listed.iter().filter(|l| l.before == i && node.weights.contains(&l.id.0)) {
+                let index = indices.entry(&listed.object).or_default();
+                let object =
+                    if listed.object.is_empty() { String::new() } else { format!("{}/", listed.object) };
+                let path = format!("{numbered}{object}vars/{index}");
+                places.read.entry(normal(&path)).or_insert(listed.id.0);
+                places.copies.push((path, listed.id.0));
+                *index += 1;
+            }
             let (object, _) = weight.object.rsplit_once('/').unwrap_or(("", &weight.object));
             let index = indices.entry(object).or_default();
             let object = if object.is_empty() { String::new() } else { format!("{object}/") };
@@ -300,5 +311,5 @@ fn collect_places(
 pub(crate) fn object_paths(network: &Network, params: &Params) -> Vec<(String, usize)> {
     let mut places = Places::default();
     collect_places(network, params, "", "", true, &mut places);
-    places.written.into_iter().map(|(i, path)| (path, i)).collect()
+    places.written.into_iter().map(|(i, path)| (path, i)).chain(places.copies).collect()
 }

@@ -59,6 +59,18 @@ pub struct Weight {
 pub struct Params {
     /// By [`WeightId`].
     pub weights: Vec<Arc<Weight>>,
+    /// Weights that files list a second time.
+    pub(crate) listed: Vec<Listed>,
+}
+
+/// A weight that an object lists among its own variables too, though it belongs to another object.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) id: WeightId,
+    /// Path of attributes from the layer to the object that lists it.
+    pub(crate) object: String,
+    /// Index of the weight that was declared next.
+    pub(crate) before: usize,
 }
 
 impl Params {
@@ -141,6 +153,13 @@ impl<'a> Scope<'a> {
             value: None,
         }));
         WeightId(self.params.weights.len() - 1)
+    }
+
+    /// Says that this object lists a weight of an object inside it as its own: Keras 3 numbers it among those declared
+    /// here, and stores it twice.
+    pub fn list(&mut self, id: WeightId) {
+        let listed = Listed { id, object: self.object.join("/"), before: self.params.weights.len() };
+        self.params.listed.push(listed);
     }
 
     /// Gives a weight another last name in TF.js.

@@ -4,7 +4,7 @@ use tfjs_graph::Fact;
 
 use super::Result;
 use crate::{
-    Call, Config, Emit, Initializer, Layer, LayersError, Scope, Sym, network, topology::LayerConfig,
+    Call, Config, Emit, Initializer, Layer, LayersError, Scope, Sym, Weight, WeightId, network, topology::LayerConfig,
 };
 
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
@@ -33,12 +33,16 @@ impl Layer for SpectralNormalization {
             .enter("layer", &self.name, "", |scope| self.layer.build(scope, inputs))
             .map_err(|e| e.in_layer(&self.name, &self.class))?;
         let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-        let mut own = scope.params().weights[first..].iter();
-        let kernel = own.find(|w| matches!(last(&w.object).as_str(), "kernel" | "embeddings"));
-        let width = kernel.and_then(|w| w.shape.last().copied());
-        let width = width.ok_or_else(|| {
-            LayersError::Inputs(format!("{} `{}` has neither a kernel nor embeddings", self.class, self.name))
-        })?;
+        let is_kernel = |w: &Weight| matches!(last(&w.object).as_str(), "kernel" | "embeddings");
+        let kernel = scope.params().weights[first..].iter().position(|w| is_kernel(w)).map(|at| first + at);
+        let width = kernel.and_then(|id| scope.params().weights[id].shape.last().copied());
+        let (Some(kernel), Some(width)) = (kernel, width) else {
+            return Err(LayersError::Inputs(format!(
+                "{} `{}` has neither a kernel nor embeddings",
+                self.class, self.name
+            )));
+        };
+        scope.list(WeightId(kernel));
         scope.state("vector_u", &[1, width], Initializer::named("truncated_normal"));
         Ok(())
     }
