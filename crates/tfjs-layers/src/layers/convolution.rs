@@ -7,7 +7,7 @@ mod transposed;
 use tfjs_graph::{Fact, Port, builder::attr};
 
 use super::{
-    core::built,
+    core::{Kernel, KernelIds, built},
     spatial::{self, times},
 };
 use crate::{
@@ -63,7 +63,7 @@ struct Window {
 
 impl Window {
     fn new(c: &Config<'_>, rank: usize) -> Result<Window> {
-        c.known(&["activity_regularizer", "lora_rank", "lora_alpha"]);
+        c.known(&["activity_regularizer"]);
         let words = ["valid", "same", "causal"];
         let words = if rank == 1 { &words[..] } else { &words[..2] };
         let at_least_one = |key: &str, list: Vec<usize>| {
@@ -317,7 +317,7 @@ fn conv(c: &Config<'_>, rank: usize) -> Result<Box<dyn Layer>> {
         window: Window::new(c, rank)?,
         filters: c.usize("filters")?,
         groups: c.usize_or("groups", 1)?,
-        kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
+        kernel: Kernel::new(c, "kernel", "glorot_uniform")?,
         weights: None,
     };
     if layer.groups == 0 || !layer.filters.is_multiple_of(layer.groups) {
@@ -334,8 +334,8 @@ struct Conv {
     window: Window,
     filters: usize,
     groups: usize,
-    kernel_initializer: Initializer,
-    weights: Option<(WeightId, Option<WeightId>)>,
+    kernel: Kernel,
+    weights: Option<(KernelIds, Option<WeightId>)>,
 }
 
 impl Layer for Conv {
@@ -349,8 +349,9 @@ impl Layer for Conv {
         }
         let mut shape = self.window.size.clone();
         shape.extend([channels / self.groups, self.filters]);
-        let kernel = scope.weight("kernel", &shape, self.kernel_initializer.clone());
+        let mut kernel = self.kernel.declare(scope, &shape);
         let bias = self.window.bias(scope, self.filters);
+        self.kernel.declare_lora(scope, &shape, &mut kernel);
         self.weights = Some((kernel, bias));
         Ok(())
     }
@@ -358,7 +359,7 @@ impl Layer for Conv {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
         let (kernel, bias) = built(self.weights)?;
         self.window.apply(g, call, bias, |g, x| {
-            let kernel = g.weight(kernel);
+            let kernel = self.kernel.emit(g, kernel)?;
             if self.groups == 1 {
                 return self.window.convolve(g, x, kernel, false);
             }

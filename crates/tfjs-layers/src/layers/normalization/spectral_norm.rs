@@ -4,7 +4,8 @@ use tfjs_graph::Fact;
 
 use super::Result;
 use crate::{
-    Call, Config, Emit, Initializer, Layer, LayersError, Scope, Sym, Weight, WeightId, network, topology::LayerConfig,
+    Call, Config, Emit, Initializer, Layer, LayersError, Scope, Sym, Weight, WeightId, network,
+    topology::LayerConfig,
 };
 
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
