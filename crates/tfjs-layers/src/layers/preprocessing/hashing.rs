@@ -125,7 +125,7 @@ pub(super) fn hashed_crossing(c: &Config<'_>) -> Result<Box<dyn Layer>> {
 }
 
 /// TensorFlow's key for crossings.
-const HASH_KEY: i64 = 0xDECA_FCAF_FE;
+const HASH_KEY: i64 = 0x00DE_CAFC_AFFE;
 
 impl Layer for HashedCrossing {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
