@@ -74,6 +74,8 @@ const LOWERINGS: &[(&str, Lowering)] = &[
         let below = l.node("below", "AddV2", [magnitude, one]);
         Some(Root::new("RealDiv", [l.input(0)?, below], l.dtype()))
     }),
+    ("StringLower", ascii_lower),
+    ("StringSplitV2", split_by_one),
     ("TensorScatterAdd", |l| scatter(l, "AddV2")),
     ("TensorScatterSub", |l| scatter(l, "Sub")),
     ("TopK", |l| {
@@ -307,6 +309,54 @@ fn keep_key_shape(l: &mut Lower<'_>) -> Option<Root> {
     let mut root = Root::new("Reshape", [found, shape], value_type);
     root.attrs.set("Tshape", Value::Type(DataType::DtInt32 as i32));
     Some(root)
+}
+
+/// One replacement for each letter. TensorFlow.js changes the attributes of nodes to lower case, so the letter stands by
+/// its number.
+fn ascii_lower(l: &mut Lower<'_>) -> Option<Root> {
+    if !l.attrs().str_or("encoding", "").ok()?.is_empty() {
+        return None;
+    }
+    let mut text = l.input(0)?;
+    for upper in b'A'..b'Z' {
+        let (pattern, letter) = replacement_of(upper);
+        text = l.add(&format!("lower_{letter}"), "StaticRegexReplace", &[text], replace(&pattern, &letter));
+    }
+    let (pattern, letter) = replacement_of(b'Z');
+    Some(Root { op: "StaticRegexReplace", inputs: vec![text], attrs: replace(&pattern, &letter) })
+}
+
+fn replacement_of(upper: u8) -> (String, String) {
+    (format!("\\x{upper:02x}"), char::from(upper.to_ascii_lowercase()).to_string())
+}
+
+fn replace(pattern: &str, rewrite: &str) -> Attrs {
+    Attrs::default()
+        .with("pattern", Value::S(pattern.to_owned().into_bytes().into()))
+        .with("rewrite", Value::S(rewrite.to_owned().into_bytes().into()))
+        .with("replace_global", Value::B(true))
+}
+
+/// TensorFlow.js splits at single characters: at one given, or at white space once that is all the same.
+fn split_by_one(l: &mut Lower<'_>) -> Option<Root> {
+    let (text, separator) = (l.input(0)?, l.input(1)?);
+    if l.attrs().int_or("maxsplit", -1).ok()? >= 0 {
+        return None;
+    }
+    let constant = l.graph.node(separator.node).value.as_ref()?.tensor().ok()?;
+    let Tensor::Str(constant) = constant else { return None };
+    let given = constant.data().first()?.to_vec();
+    let (text, separator) = match given.as_slice() {
+        [] => {
+            let text = l.add("spaces", "StaticRegexReplace", &[text], replace(r"[\t\n\x0b\x0c\r]", " "));
+            let space = Tensor::scalar(tfjs_kernels::TfString::from(" "));
+            (text, l.constant("delimiter", DataType::DtString, space))
+        }
+        [byte] if byte.is_ascii() => (text, separator),
+        _ => return None,
+    };
+    let attrs = Attrs::default().with("skip_empty", Value::B(given.is_empty()));
+    Some(Root { op: "StringSplit", inputs: vec![text, separator], attrs })
 }
 
 /// TensorFlow.js takes the number of diagonals below for that above, too. Inputs are `matrices, lower, upper`.
