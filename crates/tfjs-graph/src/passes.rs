@@ -12,7 +12,6 @@ mod fuse;
 mod prelu;
 mod prune;
 mod simplify;
-mod squeeze;
 
 use std::collections::HashSet;
 
@@ -28,7 +27,6 @@ pub use self::{
     prelu::recognize_prelu,
     prune::prune,
     simplify::simplify,
-    squeeze::sink_squeezes,
 };
 use crate::{Constant, Consumers, Graph, Node, NodeId, Port};
 

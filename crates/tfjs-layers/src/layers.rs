@@ -67,6 +67,9 @@ pub(crate) fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Lay
             remedy: "replace it by layers of Keras that do the same, or export the model as a SavedModel and convert that",
         });
     }
+    if let Some(operation) = operation::find(config, dialect, LAYERS.contains_key(class)) {
+        return Ok(operation);
+    }
     let row = LAYERS.get(class).ok_or_else(|| LayersError::UnknownClass {
         class: config.registered_name.clone().unwrap_or_else(|| class.to_owned()),
         hint: "; a class of your own is code that the file does not hold: export the model as a SavedModel and convert that"

@@ -258,7 +258,11 @@ fn collect_places(
         if config.implied {
             continue;
         }
-        let class = snake_case(&config.class_name);
+        let class = match config.class_name.as_str() {
+            // The class is called otherwise than it is registered.
+            "GroupQueryAttention" => "grouped_query_attention".to_owned(),
+            name => snake_case(name),
+        };
         let n = counts.entry(class.clone()).or_default();
         let number = if *n == 0 { String::new() } else { format!("_{n}") };
         *n += 1;

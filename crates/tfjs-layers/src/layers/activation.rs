@@ -134,7 +134,7 @@ pub(super) fn masked_softmax(g: &mut Emit, x: Port, mask: Port, axes: &[usize]) 
 ///
 /// # Errors
 /// When there are none.
-pub(super) fn softmax_over(g: &mut Emit, x: Port, axes: &[usize]) -> Result<Port> {
+pub(crate) fn softmax_over(g: &mut Emit, x: Port, axes: &[usize]) -> Result<Port> {
     match axes {
         [] => Err(LayersError::Inputs("softmax needs an axis".to_owned())),
         [axis] => softmax(g, x, *axis),

@@ -170,7 +170,7 @@ fn batch_matmul(g: &mut Emit, a: Port, b: Port, transpose: bool) -> Result<Port>
 }
 
 /// `[1, queries, keys]`: true where the key does not come after the query.
-fn causal_mask(g: &mut Emit, queries: Dim, keys: Dim) -> Result<Port> {
+pub(super) fn causal_mask(g: &mut Emit, queries: Dim, keys: Dim) -> Result<Port> {
     mask_by_place(
         g,
         queries,

@@ -207,7 +207,7 @@ impl Layer for Masking {
 }
 
 /// A scalar of a type of numbers.
-pub(super) fn constant(g: &mut Emit, value: f64, dtype: DType) -> Port {
+pub(crate) fn constant(g: &mut Emit, value: f64, dtype: DType) -> Port {
     match dtype {
         DType::Int32 => g.int(value as i32),
         DType::Bool => g.constant(Tensor::scalar(value != 0.0)),
@@ -271,7 +271,7 @@ impl Layer for Reshape {
 ///
 /// # Errors
 /// When the numbers of elements are known to differ.
-pub(super) fn reshape_batch(g: &mut Emit, x: Port, target: &[Option<usize>]) -> Result<Port> {
+pub(crate) fn reshape_batch(g: &mut Emit, x: Port, target: &[Option<usize>]) -> Result<Port> {
     let dims = g.dims(x)?;
     let elements = dims.iter().skip(1).try_fold(1usize, |n, d| match d {
         Dim::Known(k) => n.checked_mul(*k),

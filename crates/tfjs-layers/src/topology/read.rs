@@ -388,6 +388,13 @@ fn keras3_arg(value: &Value, names: &Names, depth: usize) -> Arg<TensorRef> {
                 None => Arg::Value(value.clone()),
             },
             Some("__tuple__") => keras3_arg(&value["items"], names, depth + 1),
+            // Bounds may be tensors.
+            Some("__slice__") => match keras3_arg(&value["config"], names, depth + 1) {
+                Arg::Dict(items) if items.iter().any(|(_, a)| matches!(a, Arg::Tensor(_))) => {
+                    Arg::Dict(items)
+                }
+                _ => Arg::Value(value.clone()),
+            },
             Some(_) => Arg::Value(value.clone()),
             None => {
                 Arg::Dict(map.iter().map(|(k, v)| (k.clone(), keras3_arg(v, names, depth + 1))).collect())
