@@ -551,6 +551,7 @@ fn optimize(graph: &mut Graph, registry: &Registry) -> Result<(), GraphError> {
     passes::fold_constants(graph, registry)?;
     passes::everywhere(graph, &mut |g| {
         passes::simplify(g)
+            + passes::sink_squeezes(g)
             + passes::fold_batch_norms(g)
             + passes::normalize_bias_adds(g)
             + passes::recognize_prelu(g)

@@ -12,6 +12,7 @@ mod fuse;
 mod prelu;
 mod prune;
 mod simplify;
+mod squeeze;
 
 use std::collections::HashSet;
 
@@ -27,6 +28,7 @@ pub use self::{
     prelu::recognize_prelu,
     prune::prune,
     simplify::simplify,
+    squeeze::sink_squeezes,
 };
 use crate::{Constant, Consumers, Graph, Node, NodeId, Port};
 

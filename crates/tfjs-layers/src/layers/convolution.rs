@@ -128,7 +128,7 @@ impl Window {
             x = spatial::channels_last(g, x)?;
         }
         if rank == 1 {
-            x = g.expand_dims(x, 1)?;
+            x = spatial::widen(g, x)?;
         }
         let mut y = compute(g, x)?;
         let mut late_bias = None;

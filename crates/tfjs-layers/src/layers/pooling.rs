@@ -87,7 +87,7 @@ impl Layer for Window {
 /// Brings channels to the end; a sequence becomes an image of height 1.
 fn enter(g: &mut Emit, x: Port, rank: usize, channels_last: bool) -> Result<Port> {
     let x = if channels_last { x } else { spatial::channels_last(g, x)? };
-    if rank == 1 { g.expand_dims(x, 1) } else { Ok(x) }
+    if rank == 1 { spatial::widen(g, x) } else { Ok(x) }
 }
 
 /// Undoes [`enter`].

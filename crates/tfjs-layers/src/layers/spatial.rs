@@ -26,6 +26,22 @@ pub(super) fn channels_first(g: &mut Emit, x: Port) -> Result<Port> {
     if rank > 2 { g.transpose(x, &order) } else { Ok(x) }
 }
 
+/// A sequence `[batch, steps, channels]` as an image of height 1; where it has just been made of one, that one.
+///
+/// # Errors
+/// When the rank is too small.
+pub(super) fn widen(g: &mut Emit, x: Port) -> Result<Port> {
+    let graph = g.builder().graph();
+    let node = graph.node(x.node);
+    let wide = (node.op == "Squeeze" && node.attrs.ints("squeeze_dims").is_ok_and(|d| d == [1]))
+        .then(|| node.inputs.first().copied())
+        .flatten();
+    match wide {
+        Some(wide) if g.rank(wide)? == 4 => Ok(wide),
+        _ => g.expand_dims(x, 1),
+    }
+}
+
 /// Checks the rank of an input.
 ///
 /// # Errors

@@ -4,7 +4,10 @@ use tfjs_graph::{Fact, Port, builder::attr};
 use tfjs_kernels::{DType, Tensor};
 
 use super::{Affine, Result, axes_of, inverse_root, spread};
-use crate::{Call, Config, Emit, Initializer, Layer, Scope, Sym, WeightId, layers::core::built};
+use crate::{
+    Call, Config, Emit, Initializer, Layer, Scope, Sym, WeightId,
+    layers::{core::built, spatial},
+};
 
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
     c.known(&[
@@ -81,7 +84,15 @@ impl Layer for BatchNormalization {
         let x = g.cast(x, DType::Float32)?;
         let rank = g.rank(x)?;
         // What is left out of scale and shift is 1 and 0.
-        let y = if rank == 4 && b.axes == [3] { self.fused(g, x, b)? } else { self.composed(g, x, b, rank)? };
+        let y = match (rank, &b.axes[..]) {
+            (4, [3]) => self.fused(g, x, b)?,
+            (3, [2]) => {
+                let wide = spatial::widen(g, x)?;
+                let y = self.fused(g, wide, b)?;
+                g.squeeze(y, &[1])?
+            }
+            _ => self.composed(g, x, b, rank)?,
+        };
         Ok(vec![Sym::masked(y, call.mask(0))])
     }
 }

@@ -125,12 +125,9 @@ impl TextVectorization {
             }
             Tokens::Ragged { values, splits } => {
                 let found = self.lookup.indices(g, values)?;
-                let shape = g.ints(&[-1, -1]);
-                let attrs = [
-                    ("row_partition_types", attr::texts(["ROW_SPLITS"])),
-                    ("num_row_partition_tensors", attr::int(1)),
-                ];
-                let dense = g.op("RaggedTensorToTensor", &[shape, found, nothing, splits], &attrs)?;
+                let (indices, shape) = positions(g, values, splits)?;
+                let attrs = [("validate_indices", attr::bool(true))];
+                let dense = g.op("SparseToDense", &[indices, shape, found, nothing], &attrs)?;
                 g.set_shape(dense, &[rows, None]);
                 Ok(dense)
             }
@@ -184,6 +181,37 @@ impl TextVectorization {
         let joined = g.op_n("StringNGrams", &[values, splits], &attrs, 2)?;
         Ok(Tokens::Ragged { values: joined[0], splits: joined[1] })
     }
+}
+
+/// Row and column of each value of rows that end at `splits`, and the shape that holds them. (TensorFlow.js has no
+/// `RaggedTensorToTensor` that runs.)
+fn positions(g: &mut Emit, values: Port, splits: Port) -> Result<(Port, Port)> {
+    let count = g.dim(values, 0)?;
+    let count = g.dim_value(count)?;
+    let (zero, one) = (g.int(0), g.int(1));
+    let places = g.op("Range", &[zero, count, one], &[])?;
+    g.set_shape(places, &[None]);
+    let ends = g.slice(splits, &[1], &[-1])?;
+    let batch = g.dim(ends, 0)?;
+    let batch = g.dim_value(batch)?;
+    // The row of a value is the number of rows that ended before it.
+    let none = g.constant(Tensor::zeros(DType::Int32, [0])?);
+    let bins = g.add(count, one)?;
+    let ended = g.op("DenseBincount", &[ends, bins, none], &[("binary_output", attr::bool(false))])?;
+    g.set_shape(ended, &[None]);
+    let ended = g.op("Cumsum", &[ended, zero], &[])?;
+    let rows = g.op("GatherV2", &[ended, places, zero], &[])?;
+    let starts = g.op("GatherV2", &[splits, rows, zero], &[])?;
+    let columns = g.sub(places, starts)?;
+    let indices = g.op("Pack", &[rows, columns], &[("axis", attr::int(1))])?;
+    let all = g.op("Range", &[zero, batch, one], &[])?;
+    let before = g.op("GatherV2", &[splits, all, zero], &[])?;
+    let lengths = g.sub(ends, before)?;
+    let none = g.ints(&[0]);
+    let lengths = g.concat(&[lengths, none], 0)?;
+    let longest = g.reduce("Max", lengths, &[0], false)?;
+    let shape = g.op("Pack", &[batch, longest], &[("axis", attr::int(0))])?;
+    Ok((indices, shape))
 }
 
 fn text(text: &str) -> Tensor {
