@@ -1,12 +1,14 @@
 //! Batch normalisation.
 
+use serde_json::Value;
 use tfjs_graph::{Fact, Port, builder::attr};
 use tfjs_kernels::{DType, Tensor};
 
-use super::{Affine, Result, axes_of, inverse_root, spread};
+use super::{Affine, Result, axes_of, inverse_root, spread, standardize};
 use crate::{
-    Call, Config, Emit, Initializer, Layer, Scope, Sym, WeightId,
+    Call, Config, Dialect, Emit, Initializer, Layer, Scope, Sym, WeightId,
     layers::{core::built, spatial},
+    topology::Arg,
 };
 
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
@@ -24,6 +26,7 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         axes: c.opt_ints("axis")?.unwrap_or_else(|| vec![-1]),
         epsilon: c.f32_or("epsilon", 1e-3)?,
         renorm: c.bool_or("renorm", false)?,
+        trainable: c.bool_or("trainable", true)?,
         affine: Affine::new(c)?,
         mean_initializer: c.initializer("moving_mean", "zeros")?,
         variance_initializer: c.initializer("moving_variance", "ones")?,
@@ -40,6 +43,8 @@ struct BatchNormalization {
     epsilon: f32,
     /// Keeps statistics that only training uses.
     renorm: bool,
+    /// A frozen layer uses its moving statistics whatever a call says.
+    trainable: bool,
     affine: Affine,
     mean_initializer: Initializer,
     variance_initializer: Initializer,
@@ -83,6 +88,12 @@ impl Layer for BatchNormalization {
         let x = call.one()?.port;
         let x = g.cast(x, DType::Float32)?;
         let rank = g.rank(x)?;
+        // Keras 2 honours for ever what a call says; Keras 3 predicts with `training=False`.
+        let asked = call.kwarg("training") == Some(&Arg::Value(Value::Bool(true)));
+        if asked && self.trainable && matches!(g.dialect, Dialect::Keras1 | Dialect::Keras2) {
+            let y = self.by_batch(g, x, b, rank)?;
+            return Ok(vec![Sym::masked(y, call.mask(0))]);
+        }
         // What is left out of scale and shift is 1 and 0.
         let y = match (rank, &b.axes[..]) {
             (4, [3]) => self.fused(g, x, b)?,
@@ -98,6 +109,23 @@ impl Layer for BatchNormalization {
 }
 
 impl BatchNormalization {
+    /// Normalises by the moments of the batch.
+    fn by_batch(&self, g: &mut Emit, x: Port, b: &Built, rank: usize) -> Result<Port> {
+        let others: Vec<usize> = (0..rank).filter(|a| !b.axes.contains(a)).collect();
+        let mut y = standardize(g, x, &others, self.epsilon, None)?;
+        if let Some(gamma) = b.gamma {
+            let gamma = g.weight(gamma);
+            let gamma = spread(g, gamma, &b.axes, rank)?;
+            y = g.mul(y, gamma)?;
+        }
+        if let Some(beta) = b.beta {
+            let beta = g.weight(beta);
+            let beta = spread(g, beta, &b.axes, rank)?;
+            y = g.add(y, beta)?;
+        }
+        Ok(y)
+    }
+
     /// The op that passes fold into a convolution before it.
     fn fused(&self, g: &mut Emit, x: Port, b: &Built) -> Result<Port> {
         let channels = g.known_dim(x, 3, "number of channels")?;
