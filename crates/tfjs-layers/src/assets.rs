@@ -47,12 +47,18 @@ const MAX_DEPTH: usize = 32;
 pub(crate) fn inline(model: &mut Value, assets: &Assets) -> Result<(), LayersError> {
     if assets.0.is_some() {
         let model = if model.get("model_config").is_some() { &mut model["model_config"] } else { model };
-        inline_model(model, "", assets, 0)?;
+        inline_model(model, ["", ""], assets, 0)?;
     }
     Ok(())
 }
 
-fn inline_model(model: &mut Value, folder: &str, assets: &Assets, depth: usize) -> Result<(), LayersError> {
+/// `folders` are those of the model by numbers of layers, as `.keras` archives have them, and by names, as SavedModels do.
+fn inline_model(
+    model: &mut Value,
+    folders: [&str; 2],
+    assets: &Assets,
+    depth: usize,
+) -> Result<(), LayersError> {
     let layers = model.pointer_mut("/config/layers").and_then(Value::as_array_mut);
     let Some(layers) = layers.filter(|_| depth < MAX_DEPTH) else { return Ok(()) };
     let mut counts: HashMap<String, usize> = HashMap::new();
@@ -63,8 +69,10 @@ fn inline_model(model: &mut Value, folder: &str, assets: &Assets, depth: usize) 
         let n = counts.entry(class.clone()).or_default();
         let number = if *n == 0 { String::new() } else { format!("_{n}") };
         *n += 1;
-        let folder = format!("{folder}layers/{class}{number}/");
-        inline_model(layer, &folder, assets, depth + 1)?;
+        let name = layer.pointer("/config/name").and_then(Value::as_str).unwrap_or_default();
+        let numbered = format!("{}layers/{class}{number}/", folders[0]);
+        let named = format!("{}layers/{name}/", folders[1]);
+        inline_model(layer, [&numbered, &named], assets, depth + 1)?;
         let numbers = match class.as_str() {
             "string_lookup" | "text_vectorization" => false,
             "integer_lookup" => true,
@@ -73,9 +81,12 @@ fn inline_model(model: &mut Value, folder: &str, assets: &Assets, depth: usize) 
         if layer.pointer("/config/vocabulary").is_some_and(Value::is_array) {
             continue;
         }
-        let path = format!("{folder}vocabulary.txt");
-        if let (Some(bytes), Some(config)) = (assets.read(&path)?, layer["config"].as_object_mut()) {
-            config.insert("vocabulary".to_owned(), vocabulary(&path, &bytes, numbers)?);
+        for folder in [numbered, named] {
+            let path = format!("{folder}vocabulary.txt");
+            if let (Some(bytes), Some(config)) = (assets.read(&path)?, layer["config"].as_object_mut()) {
+                config.insert("vocabulary".to_owned(), vocabulary(&path, &bytes, numbers)?);
+                break;
+            }
         }
     }
     Ok(())

@@ -221,6 +221,8 @@ fn is_bookkeeping(path: &str) -> bool {
         || path.split('/').any(|s| s.contains("seed_generator") || s == "random_generator")
         // TextVectorization stores what its lookup holds twice.
         || path.contains("/lookup_layer/vars/")
+        // What adapting counts.
+        || path.ends_with("/num_documents")
 }
 
 /// Attribute names differ between versions by leading underscores.
@@ -305,6 +307,10 @@ fn collect_places(
             let path = format!("{numbered}{object}vars/{key}");
             places.read.entry(normal(&path)).or_insert(i);
             places.read.entry(normal(&format!("{named}{}", weight.object))).or_insert(i);
+            if weight.object == "idf_weights" {
+                // TextVectorization leaves them to its lookup.
+                places.read.entry(normal(&format!("{named}lookup_layer/idf_weights"))).or_insert(i);
+            }
             places.written.entry(i).or_insert(path);
             *index += 1;
         }
