@@ -23,7 +23,9 @@ pub mod layers;
 mod matching;
 mod model;
 mod network;
+mod predict;
 mod save;
+mod summary;
 pub mod topology;
 pub mod weights;
 
@@ -37,6 +39,8 @@ pub use initializers::Initializer;
 pub use layer::{Call, Constructor, Layer, LayerDef, Sym};
 pub use model::{LayersModel, LayersOptions};
 pub use network::{Network, Node, make};
+pub use predict::{Inputs, PredictOptions};
 pub use save::{Quantizer, SaveOptions, SaveReport, SaveWarning};
+pub use summary::LayerView;
 pub use topology::{LayerConfig, ModelConfig, ModelKind};
 pub use weights::{Params, Scope, StoredWeight, StoredWeights, Weight, WeightId};

@@ -18,7 +18,7 @@ use crate::{
     StoredWeights, Sym, Weight, WeightId,
     emit::{Emitted, StateInfo},
     matching,
-    topology::dialect_of,
+    topology::{dialect_of, keras1},
     weights::Scope,
 };
 
@@ -147,7 +147,9 @@ impl LayersModel {
         let mut network = Network::new(config, dialect)?;
         let mut params = Params::default();
         network.build(&mut Scope::new(&mut params, dialect), &[])?;
-        matching::assign(&network, &mut params, weights, options.strict)?;
+        let theano = topology.get("backend").and_then(Value::as_str) == Some("theano");
+        let upgraded = keras1::weights(&network.config, weights, dialect == Dialect::Keras1, theano);
+        matching::assign(&network, &mut params, upgraded.as_ref().unwrap_or(weights), options.strict)?;
         info!(layers = network.nodes.len(), weights = params.weights.len(), ?dialect, "layers model loaded");
         Ok(LayersModel {
             network,

@@ -3,6 +3,7 @@
 //! Keras 1, 2 and 3 and TF.js spell the same things differently: shapes of inputs, calls of layers, references to tensors,
 //! indices of nested models. [`ModelConfig::read`] brings all of them into one form, which the rest of the crate works on.
 
+pub(crate) mod keras1;
 mod order;
 mod read;
 pub(crate) use read::dialect_of;

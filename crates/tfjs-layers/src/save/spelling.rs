@@ -133,6 +133,9 @@ fn spell(
     if dialect != Dialect::Tfjs {
         for (_, key, default) in DEFAULTS.iter().filter(|(c, ..)| *c == class) {
             if config.get(*key).is_none_or(Value::is_null) {
+                // Keras 1 had TF.js's gates.
+                let old = dialect == Dialect::Keras1 && *key == "recurrent_activation";
+                let default = if old { "\"hard_sigmoid\"" } else { default };
                 config.insert((*key).to_owned(), serde_json::from_str(default).unwrap_or_default());
             }
         }

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{Arg, CallConfig, LayerConfig, ModelConfig, ModelKind, Structure, TensorRef};
+use super::{Arg, CallConfig, LayerConfig, ModelConfig, ModelKind, Structure, TensorRef, keras1};
 use crate::{Dialect, LayersError};
 
 const MAX_DEPTH: usize = 32;
@@ -81,8 +81,8 @@ fn read_model(model: &Value, dialect: Dialect, place: &str, depth: usize) -> Res
 
 /// A layer without its calls.
 pub(super) fn layer(value: &Value, dialect: Dialect, place: &str, depth: usize) -> Result<LayerConfig> {
-    let class_name = text(value, "class_name", place)?.to_owned();
-    let config = match value.get("config") {
+    let mut class_name = keras1::class_name(text(value, "class_name", place)?).to_owned();
+    let mut config = match value.get("config") {
         Some(Value::Object(config)) => config.clone(),
         // Sequential models of old files.
         Some(Value::Array(_)) => Map::new(),
@@ -93,7 +93,11 @@ pub(super) fn layer(value: &Value, dialect: Dialect, place: &str, depth: usize) 
         Some(name) => name.to_owned(),
         None => class_name.to_lowercase(),
     };
+    if dialect == Dialect::Keras1 {
+        keras1::upgrade(&mut class_name, &mut config);
+    }
     let layers = value.pointer("/config/layers").or(value.get("config")).and_then(Value::as_array);
+    let layers = layers.filter(|l| !l.is_empty());
     let is_model = layers.is_some_and(|l| l.iter().all(|l| l.get("class_name").is_some()))
         && !matches!(class_name.as_str(), "StackedRNNCells" | "Pipeline");
     let model = if is_model { Some(Box::new(read_model(value, dialect, &name, depth)?)) } else { None };

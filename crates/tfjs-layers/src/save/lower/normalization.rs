@@ -53,7 +53,7 @@ pub(super) fn batch(source: &mut Source<'_>) -> Result<Outcome> {
     if axis == rank - 1 && (2..=4).contains(&rank) {
         source.config.insert(
             "axis".to_owned(),
-            if source.config["axis"].is_array() { axis.into() } else { json!(-1) },
+            if source.config.get("axis").is_some_and(Value::is_array) { axis.into() } else { json!(-1) },
         );
         return Ok(Outcome::Keep);
     }

@@ -169,7 +169,7 @@ pub(super) fn depthwise(source: &mut Source<'_>) -> Result<Outcome> {
     let kernel = sizes(source, "kernel_size", 2, 1);
     config.insert(
         "kernel_size".to_owned(),
-        json!(kernel.iter().zip(&dilation).map(|(k, d)| (k - 1) * d + 1).collect::<Vec<_>>()),
+        json!(kernel.iter().zip(&dilation).map(|(k, d)| k.saturating_sub(1) * d + 1).collect::<Vec<_>>()),
     );
     config.insert("dilation_rate".to_owned(), json!([1, 1]));
     let mut f = Fragment::default();
@@ -267,7 +267,7 @@ pub(super) fn one_dimensional(source: &mut Source<'_>) -> Result<Outcome> {
         let mut kernel = kernel;
         if dilation > 1 {
             source.change("depthwise_kernel", |k| dilated(k, &[dilation, 1], &[0, 0]));
-            kernel = (kernel - 1) * dilation + 1;
+            kernel = kernel.saturating_sub(1) * dilation + 1;
             dilation = 1;
         }
         let set = [
@@ -511,7 +511,10 @@ pub(super) fn resizing(source: &mut Source<'_>) -> Result<Outcome> {
 
 /// `[to, from]`: how each new place is a mean of old ones, with centres of pixels at halves.
 fn resize_matrix(method: &str, from: usize, to: usize) -> Option<Vec<f32>> {
-    let mut matrix = vec![0.0; to * from];
+    if from == 0 || to == 0 {
+        return None;
+    }
+    let mut matrix = vec![0.0; to.checked_mul(from)?];
     let scale = from as f32 / to as f32;
     for o in 0..to {
         let row = &mut matrix[o * from..(o + 1) * from];
