@@ -11,6 +11,7 @@
 
 mod activations;
 mod assets;
+pub mod build;
 mod config;
 mod dialect;
 mod einsum;

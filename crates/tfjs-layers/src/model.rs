@@ -230,6 +230,11 @@ impl LayersModel {
         Ok(())
     }
 
+    /// Weights have changed: what was compiled with the old ones goes.
+    pub(crate) fn forget_compiled(&mut self) {
+        self.compiled = OnceLock::new();
+    }
+
     fn weight_id(&self, name: &str) -> Result<WeightId> {
         let found = self.params.weights.iter().position(|w| w.tfjs == name || w.keras == name);
         found.map(WeightId).ok_or_else(|| LayersError::NotFound { what: "weight", name: name.to_owned() })
