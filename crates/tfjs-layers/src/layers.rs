@@ -15,7 +15,7 @@ mod preprocessing;
 mod quantized;
 mod recurrent;
 mod regularization;
-mod resample;
+pub(crate) mod resample;
 
 mod reshaping;
 mod spatial;

@@ -38,6 +38,13 @@ pub(super) fn method(c: &Config<'_>, default: &'static str) -> Result<Method> {
     Ok(METHODS.iter().find(|m| m.0 == word).map_or(Method::Bilinear, |m| m.1))
 }
 
+/// How each new pixel along an axis is a sum of old ones, `[to, from]` row by row; `None` if there is no such interpolation.
+pub(crate) fn matrix(interpolation: &str, from: usize, to: usize, antialias: bool) -> Option<Vec<f32>> {
+    let (_, method) = METHODS.iter().find(|(word, _)| *word == interpolation)?;
+    to.checked_mul(from).filter(|n| *n > 0)?;
+    Some(weights(*method, from, to, antialias))
+}
+
 /// A new size along an axis.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Size {

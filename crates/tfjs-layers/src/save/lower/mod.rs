@@ -198,6 +198,10 @@ pub(super) fn lower(source: &mut Source<'_>) -> Result<Outcome> {
 }
 
 fn lower_class(source: &mut Source<'_>) -> Result<Outcome> {
+    if source.weights.iter().any(|(name, _)| name.contains("lora_kernel") || name.contains("lora_embeddings"))
+    {
+        return Ok(Outcome::Unsupported("TensorFlow.js has no matrices of low rank beside a kernel".into()));
+    }
     let is_operation = source.layer.module.as_deref().is_some_and(|m| m.contains(".ops"));
     let row = ROWS.iter().find(|(classes, _)| classes.contains(&source.class)).filter(|_| !is_operation);
     match row {

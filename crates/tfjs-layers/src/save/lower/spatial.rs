@@ -8,11 +8,11 @@ use super::{
     activation::dims,
     pieces::{self, Dims},
 };
-use crate::Dialect;
 use crate::save::{
     Result,
     fragment::{Fragment, From},
 };
+use crate::{Dialect, layers::resample};
 
 /// Numbers along `rank` axes: one stands for all.
 fn sizes(source: &Source<'_>, key: &str, rank: usize, default: usize) -> Vec<usize> {
@@ -468,6 +468,9 @@ pub(super) fn up_sampling(source: &mut Source<'_>) -> Result<Outcome> {
     let size = sizes(source, "size", 2, 2);
     source.config.insert("size".to_owned(), json!(size));
     let method = source.text("interpolation").unwrap_or("nearest").to_owned();
+    if source.dialect == Dialect::Tfjs {
+        return Ok(Outcome::Keep);
+    }
     if method == "nearest" || size == [1, 1] {
         source.config.insert("interpolation".to_owned(), "nearest".into());
         return Ok(Outcome::Keep);
@@ -477,7 +480,7 @@ pub(super) fn up_sampling(source: &mut Source<'_>) -> Result<Outcome> {
     let mut x = From::Input(0);
     for (i, axis) in spatial(source, 2).enumerate() {
         let Some(n) = shape[axis] else { return Ok(unknown_shape()) };
-        let Some(matrix) = resize_matrix(&method, n, n * size[i]) else {
+        let Some(matrix) = resize_matrix(&method, n, n.saturating_mul(size[i]), false) else {
             return Ok(Outcome::Unsupported(format!("TensorFlow.js has no interpolation `{method}`")));
         };
         x = f.along_axis(x, shape.len(), axis, &matrix, n * size[i])?;
@@ -491,7 +494,8 @@ pub(super) fn resizing(source: &mut Source<'_>) -> Result<Outcome> {
     let (Some(height), Some(width)) = (source.usize("height"), source.usize("width")) else {
         return Ok(unknown_shape());
     };
-    for key in ["crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"] {
+    let antialias = source.config.get("antialias").and_then(Value::as_bool).unwrap_or(false);
+    for key in ["crop_to_aspect_ratio", "pad_to_aspect_ratio"] {
         if source.config.get(key).and_then(Value::as_bool).unwrap_or(false) {
             return Ok(Outcome::Unsupported(format!("TensorFlow.js has no `{key}`")));
         }
@@ -501,7 +505,7 @@ pub(super) fn resizing(source: &mut Source<'_>) -> Result<Outcome> {
     let mut x = From::Input(0);
     for (axis, to) in spatial(source, 2).zip([height, width]) {
         let Some(n) = shape.get(axis).copied().flatten() else { return Ok(unknown_shape()) };
-        let Some(matrix) = resize_matrix(&method, n, to) else {
+        let Some(matrix) = resize_matrix(&method, n, to, antialias) else {
             return Ok(Outcome::Unsupported(format!("TensorFlow.js has no interpolation `{method}`")));
         };
         x = f.along_axis(x, shape.len(), axis, &matrix, to)?;
@@ -510,7 +514,7 @@ pub(super) fn resizing(source: &mut Source<'_>) -> Result<Outcome> {
 }
 
 /// `[to, from]`: how each new place is a mean of old ones, with centres of pixels at halves.
-fn resize_matrix(method: &str, from: usize, to: usize) -> Option<Vec<f32>> {
+fn resize_matrix(method: &str, from: usize, to: usize, antialias: bool) -> Option<Vec<f32>> {
     if from == 0 || to == 0 {
         return None;
     }
@@ -520,7 +524,7 @@ fn resize_matrix(method: &str, from: usize, to: usize) -> Option<Vec<f32>> {
         let row = &mut matrix[o * from..(o + 1) * from];
         match method {
             "nearest" => row[(((o as f32 + 0.5) * scale).floor() as usize).min(from - 1)] = 1.0,
-            "bilinear" => {
+            "bilinear" if !antialias => {
                 let at = (o as f32 + 0.5) * scale - 0.5;
                 let low = at.floor();
                 let part = at - low;
@@ -528,7 +532,7 @@ fn resize_matrix(method: &str, from: usize, to: usize) -> Option<Vec<f32>> {
                 row[clamp(low)] += 1.0 - part;
                 row[clamp(low + 1.0)] += part;
             }
-            _ => return None,
+            _ => return resample::matrix(method, from, to, antialias),
         }
     }
     Some(matrix)
