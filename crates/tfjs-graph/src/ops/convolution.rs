@@ -118,20 +118,33 @@ fn padding<const D: usize>(b: &Build<'_>, format: DataFormat) -> Result<Padding<
     Ok(Padding::Explicit(out))
 }
 
-/// Shape of a result, when the batch size alone may be unknown, by the kernel's own rule.
-fn shape_with_open_batch(
+/// Shape of a result by the kernel's own rule, when batch size and spatial sizes may be unknown: those it has come from
+/// one axis each.
+fn shape_with_open_sizes(
     image: Option<&[Option<usize>]>,
+    format: DataFormat,
     rule: impl FnOnce(&[usize]) -> tfjs_kernels::Result<tfjs_kernels::Shape>,
 ) -> Result<Option<Vec<Option<usize>>>> {
+    /// Stands for a size that is not known: larger than any window.
+    const LARGE: usize = 1 << 16;
     let Some(image) = image else { return Ok(None) };
-    let Some((&batch, rest)) = image.split_first() else {
+    if image.is_empty() {
         return Err(OpError::input("input", "it has no dimensions"));
+    }
+    let channels = match format {
+        DataFormat::ChannelsLast => image.len() - 1,
+        DataFormat::ChannelsFirst => 1,
     };
-    let Some(mut known) = rest.iter().copied().collect::<Option<Vec<usize>>>() else { return Ok(None) };
-    known.insert(0, batch.unwrap_or(1));
+    if image.get(channels).copied().flatten().is_none() {
+        return Ok(None);
+    }
+    let size = |(i, d): (usize, &Option<usize>)| d.unwrap_or(if i == 0 { 1 } else { LARGE });
+    let known: Vec<usize> = image.iter().enumerate().map(size).collect();
     let mut shape: Vec<Option<usize>> = rule(&known)?.iter().map(|&d| Some(d)).collect();
-    if let Some(first) = shape.first_mut() {
-        *first = batch;
+    for (i, (out, size)) in shape.iter_mut().zip(image).enumerate() {
+        if size.is_none() || i == 0 {
+            *out = *size;
+        }
     }
     Ok(Some(shape))
 }

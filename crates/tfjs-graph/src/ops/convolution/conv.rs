@@ -6,7 +6,7 @@ use tfjs_kernels::{
     conv::{self, Conv2dSpec, Conv3dSpec, ConvSpec, DepthwiseFilter, PackedFilter},
 };
 
-use super::{Result, check_window, data_format, fused::Fused, padding, shape_with_open_batch, spatial};
+use super::{Result, check_window, data_format, fused::Fused, padding, shape_with_open_sizes, spatial};
 use crate::{
     Cx, Fact, Op,
     op::{Build, Inputs, Values, one},
@@ -160,7 +160,7 @@ impl Op for Conv2d {
         let Some(filter) = full(f, 1) else {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 4]))]);
         };
-        let shape = shape_with_open_batch(dims(f, 0), |image| {
+        let shape = shape_with_open_sizes(dims(f, 0), self.spec.data_format, |image| {
             check::<2>(image, &filter, &self.spec)?;
             if self.depthwise {
                 conv::depthwise_output_shape(image, &filter, &self.spec)
@@ -283,7 +283,7 @@ impl Op for Conv1d {
         let Some(filter) = full(f, 1) else {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 3]))]);
         };
-        let shape = shape_with_open_batch(dims(f, 0), |image| {
+        let shape = shape_with_open_sizes(dims(f, 0), self.spec.data_format, |image| {
             let (image, filter) = (widened(image, 1), widened(&filter, 0));
             check::<2>(&image, &filter, &self.spec)?;
             let mut shape = conv::output_shape(&image, &filter, &self.spec)?.to_vec();
@@ -333,7 +333,7 @@ impl Op for Conv3d {
         let Some(filter) = full(f, 1) else {
             return Ok(vec![fact(Some(DType::Float32), Some(vec![None; 5]))]);
         };
-        let shape = shape_with_open_batch(dims(f, 0), |image| {
+        let shape = shape_with_open_sizes(dims(f, 0), self.spec.data_format, |image| {
             check::<3>(image, &filter, &self.spec)?;
             conv::output_shape(image, &filter, &self.spec)
         })?;

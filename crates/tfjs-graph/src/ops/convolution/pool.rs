@@ -5,7 +5,7 @@ use tfjs_kernels::{
     pooling::{self, PoolSpec},
 };
 
-use super::{Result, check_window, data_format, padding, shape_with_open_batch, spatial};
+use super::{Result, check_window, data_format, padding, shape_with_open_sizes, spatial};
 use crate::{
     Fact, Op, OpError,
     op::{Build, one, simple, values},
@@ -121,7 +121,7 @@ fn check<const D: usize>(image: &[usize], spec: &PoolSpec<D>) -> tfjs_kernels::R
 }
 
 fn pooled<const D: usize>(f: &[Fact], spec: &PoolSpec<D>) -> Result<Vec<Fact>> {
-    let shape = shape_with_open_batch(dims(f, 0), |image| {
+    let shape = shape_with_open_sizes(dims(f, 0), spec.data_format, |image| {
         check(image, spec)?;
         spec.output_shape(image)
     })?;
@@ -154,7 +154,7 @@ pub(super) fn dilation(b: &Build<'_>) -> Boxed {
         },
         move |f| {
             let shape = match full(f, 1) {
-                Some(filter) => shape_with_open_batch(dims(f, 0), |image| {
+                Some(filter) => shape_with_open_sizes(dims(f, 0), spec.data_format, |image| {
                     conv::dilation2d_output_shape(image, &filter, &spec)
                 })?,
                 None => None,
