@@ -23,6 +23,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("conj", "conjugate"),
     ("div", "divide"),
     ("div_no_nan", "divide_no_nan"),
+    ("floor_div", "floor_divide"),
     ("floordiv", "floor_divide"),
     ("floormod", "mod"),
     ("getitem", "get_item"),
