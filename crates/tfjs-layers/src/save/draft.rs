@@ -14,7 +14,7 @@ use super::{
     spelling,
 };
 use crate::{
-    LayersError, LayersModel, ModelKind, Network, Weight,
+    Dialect, LayersError, LayersModel, ModelKind, Network, Weight,
     network::input_fact,
     topology::{Arg, CallConfig, LayerConfig, TensorRef},
 };
@@ -143,7 +143,8 @@ impl<'m> Drafter<'m> {
             let layer = &layers[first..];
             self.owners.extend(layer.iter().filter(|l| !l.weights.is_empty()).map(|l| l.name.clone()));
         }
-        let resolver = Resolver { network, became: &became };
+        let keras2 = self.model.dialect() != Dialect::Keras3;
+        let resolver = Resolver { network, became: &became, keras2 };
         for (i, became) in became.iter().enumerate() {
             let calls = &config.layers[i].calls;
             match became {
@@ -286,6 +287,12 @@ impl<'m> Drafter<'m> {
                     Outcome::Unsupported("TensorFlow.js lacks it, and a mask leaves no equivalent".into());
             }
         }
+        let training =
+            |c: &CallConfig| c.kwargs.contains(&("training".into(), Arg::Value(Value::Bool(true))));
+        if self.model.dialect() != Dialect::Keras3 && layer.calls.iter().any(training) {
+            outcome =
+                Outcome::Unsupported("it is called with `training=True`, which TensorFlow.js ignores".into());
+        }
         if let Outcome::Replace(fragment) = outcome {
             let classes = fragment.parts.iter().map(|p| p.class.clone()).collect();
             self.report.lowered.push((whole, layer.class_name.clone(), classes));
@@ -377,6 +384,8 @@ pub(super) fn fact_of(network: &Network, t: &TensorRef) -> Fact {
 struct Resolver<'a> {
     network: &'a Network,
     became: &'a [Became],
+    /// Calls may say that they train.
+    keras2: bool,
 }
 
 impl Resolver<'_> {
@@ -412,8 +421,9 @@ impl Resolver<'_> {
         let mut kwargs = Vec::new();
         for (key, arg) in &call.kwargs {
             let null = matches!(arg, Arg::Value(Value::Null));
-            if null || (key == "mask" && mask_is_implicit) || (key == "training" && arg.tensors().is_empty())
-            {
+            // What says "training" only matters where Keras 2 follows it for ever.
+            let training = key == "training" && !(self.keras2 && *arg == Arg::Value(Value::Bool(true)));
+            if null || (key == "mask" && mask_is_implicit) || training {
                 continue;
             }
             kwargs.push((key.clone(), arg.map(&mut f)?));
