@@ -1,5 +1,7 @@
 //! Models made in code: predictions, summaries, files. Summaries are what tf_keras 2.19 prints.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use tfjs_format::io::MemorySink;
 use tfjs_kernels::Tensor;
 use tfjs_layers::{

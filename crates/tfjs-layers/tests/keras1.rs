@@ -1,6 +1,8 @@
 //! Files of Keras 1: the same model in the words and layouts of Keras 2 (whose numbers are checked elsewhere) and of Keras 1,
 //! as tf_keras's `preprocess_weights_for_loading` reads them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use serde_json::{Value, json};
 use tfjs_graph::Constant;
 use tfjs_kernels::Tensor;

@@ -161,7 +161,7 @@ impl LayersModel {
         let mut groups = Vec::new();
         let mut total = 0;
         // The order of the reference: layers by name, as HDF5 files list them.
-        for (_, weights) in &draft.weights_by_layer() {
+        for weights in draft.weights_by_layer().values() {
             let mut group = Vec::new();
             for (name, value) in weights {
                 let weight = WeightFile::new(name, value, options.quantization(name, value)?)?;

@@ -244,7 +244,7 @@ pub(super) fn one_dimensional(source: &mut Source<'_>) -> Result<Outcome> {
     }
     let Some(y) = f.reshape(x, &[shape[0], Some(1), shape[1]]) else { return Ok(unknown_shape()) };
     if class == "Conv2DTranspose" {
-        source.change("kernel", |k| widened(k));
+        source.change("kernel", widened);
         let padding = source
             .config
             .get("output_padding")
@@ -260,7 +260,7 @@ pub(super) fn one_dimensional(source: &mut Source<'_>) -> Result<Outcome> {
         // A width of 1 stays 1, whatever the padding.
     } else {
         for name in ["depthwise_kernel", "pointwise_kernel"] {
-            source.change(name, |k| widened(k));
+            source.change(name, widened);
         }
         drop_kernel_options(source);
         let mut dilation = dilation;
