@@ -150,6 +150,9 @@ impl LayersModel {
         let theano = topology.get("backend").and_then(Value::as_str) == Some("theano");
         let upgraded = keras1::weights(&network.config, weights, dialect == Dialect::Keras1, theano);
         matching::assign(&network, &mut params, upgraded.as_ref().unwrap_or(weights), options.strict)?;
+        if !options.strict {
+            params.initialize();
+        }
         info!(layers = network.nodes.len(), weights = params.weights.len(), ?dialect, "layers model loaded");
         Ok(LayersModel {
             network,

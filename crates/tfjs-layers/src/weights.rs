@@ -79,6 +79,17 @@ impl Params {
         &self.weights[id.0]
     }
 
+    /// Gives weights without a value what their initializers say; computed when it is needed.
+    pub(crate) fn initialize(&mut self) {
+        for (i, weight) in self.weights.iter_mut().enumerate().filter(|(_, w)| w.value.is_none()) {
+            let (initializer, shape, dtype) =
+                (weight.initializer.clone(), weight.shape.clone(), weight.dtype);
+            let load = move || Ok(initializer.tensor(&shape, dtype, i as u64 + 1)?);
+            let value = Constant::deferred(dtype.to_proto(), weight.shape.as_slice(), load);
+            Arc::make_mut(weight).value = Some(value);
+        }
+    }
+
     /// Gives a weight its value.
     pub fn set(&mut self, id: WeightId, value: Constant) {
         let weight = Arc::make_mut(&mut self.weights[id.0]);
