@@ -2,7 +2,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use serde_json::Value;
 
-use crate::{LayersError, weights::snake_case};
+use crate::{LayersError, ModelConfig, Params, weights::snake_case};
 
 type Read = dyn Fn(&str) -> Result<Option<Vec<u8>>, LayersError> + Send + Sync;
 
@@ -111,4 +111,32 @@ fn vocabulary(path: &str, bytes: &[u8], numbers: bool) -> Result<Value, LayersEr
         })
     };
     lines.into_iter().map(token).collect()
+}
+
+/// Puts the weights of adapted lookups into their configs: Keras takes a vocabulary in a config only along with them.
+///
+/// # Errors
+/// When a weight cannot be read.
+pub(crate) fn inline_idf(model: &mut ModelConfig, params: &Params) -> Result<(), LayersError> {
+    for weight in &params.weights {
+        let (Some(value), true) = (&weight.value, weight.object == "idf_weights") else { continue };
+        let unread = |source| LayersError::WeightValue { weight: weight.keras.clone(), source };
+        let values = value.tensor().map_err(unread)?;
+        let Some((name, outer)) = weight.layer.split_last() else { continue };
+        let mut place = Some(&mut *model);
+        for name in outer {
+            let layer = place.and_then(|m| m.layers.iter_mut().find(|l| l.name == *name));
+            place = layer.and_then(|l| l.model.as_deref_mut());
+        }
+        let Some(layer) = place.and_then(|m| m.layers.iter_mut().find(|l| l.name == *name)) else { continue };
+        let Some(words) = layer.config.get("vocabulary").and_then(Value::as_array).map(Vec::len) else {
+            continue;
+        };
+        let given = layer.config.get("idf_weights").is_some_and(|v| !v.is_null());
+        if !given {
+            let list: Value = values.data::<f32>()?.iter().take(words).map(|&w| Value::from(w)).collect();
+            layer.config.insert("idf_weights".to_owned(), list);
+        }
+    }
+    Ok(())
 }

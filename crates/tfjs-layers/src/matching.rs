@@ -310,6 +310,9 @@ fn collect_places(
             if weight.object == "idf_weights" {
                 // TextVectorization leaves them to its lookup.
                 places.read.entry(normal(&format!("{named}lookup_layer/idf_weights"))).or_insert(i);
+                if class == "text_vectorization" {
+                    places.copies.push((format!("{numbered}_lookup_layer/vars/idf_weights"), i));
+                }
             }
             places.written.entry(i).or_insert(path);
             *index += 1;

@@ -153,6 +153,7 @@ impl LayersModel {
         if !options.strict {
             params.initialize();
         }
+        crate::assets::inline_idf(&mut network.config, &params)?;
         info!(layers = network.nodes.len(), weights = params.weights.len(), ?dialect, "layers model loaded");
         Ok(LayersModel {
             network,
