@@ -10,7 +10,7 @@ use tfjs_format::proto::{
 use tfjs_kernels::{DType, Tensor};
 
 use crate::{
-    Attrs, Constant, Endpoint, Fact, Function, Graph, GraphError, Node, NodeId, Port, Registry,
+    Attrs, Constant, Effect, Endpoint, Fact, Function, Graph, GraphError, Node, NodeId, Port, Registry,
     attrs::partial_shape, op::Build,
 };
 
@@ -33,7 +33,7 @@ use crate::{
 /// assert_eq!(y["y"].data::<f32>()?, [5.0, 7.0, 9.0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Builder {
     graph: Graph,
     /// By node, then output.
@@ -122,6 +122,78 @@ impl Builder {
     pub fn fact(&self, port: Port) -> &Fact {
         static UNKNOWN: Fact = Fact { dtype: None, shape: None, value: None };
         self.facts[port.node.0 as usize].get(port.index as usize).unwrap_or(&UNKNOWN)
+    }
+
+    /// A builder of an existing graph, to add to it. Types and shapes are inferred.
+    ///
+    /// # Errors
+    /// [`GraphError::Cycle`] when the graph has one.
+    pub fn from_graph(graph: Graph) -> Result<Builder, GraphError> {
+        let declared: Vec<Fact> = graph
+            .inputs
+            .iter()
+            .map(|e| Fact { dtype: DType::from_proto(e.data_type), shape: e.dims(), value: None })
+            .collect();
+        Self::with_inputs(graph, &declared)
+    }
+
+    /// As [`Builder::from_graph`], with what is known of the inputs.
+    pub(crate) fn with_inputs(graph: Graph, inputs: &[Fact]) -> Result<Builder, GraphError> {
+        let suffix = |name: &str| name.rsplit('_').next().and_then(|n| n.parse::<usize>().ok());
+        let functions = graph.library.keys().filter_map(|n| suffix(n)).max().map_or(0, |n| n + 1);
+        let mut this =
+            Builder { facts: vec![Vec::new(); graph.id_bound()], graph, functions, ..Builder::default() };
+        for id in this.graph.topological_order()? {
+            let node = this.graph.node(id);
+            let facts = if let Some(value) = &node.value {
+                vec![constant_fact(value)]
+            } else if let Some(i) = this.graph.inputs.iter().position(|e| e.port == id.into())
+                && let Some(fact) = inputs.get(i)
+                && (fact.dtype.is_some() || fact.shape.is_some())
+            {
+                vec![fact.clone()]
+            } else {
+                let facts: Vec<Fact> = node.inputs.iter().map(|&p| this.fact(p).clone()).collect();
+                if node.attrs.functions().is_empty() {
+                    // What does not fit may lie on a branch that is never taken.
+                    this.infer(node, &facts).unwrap_or_default()
+                } else {
+                    this.declared_outputs(node, &facts)
+                }
+            };
+            this.facts[id.0 as usize] = facts;
+        }
+        Ok(this)
+    }
+
+    /// What a node that calls functions says of its outputs.
+    fn declared_outputs(&self, node: &Node, inputs: &[Fact]) -> Vec<Fact> {
+        let shapes = node.attrs.shapes("output_shapes").unwrap_or_default();
+        let types = node.attrs.data_types("Tout").unwrap_or_default();
+        let looped = node.attrs.opt_func("body").ok().flatten().is_some();
+        let count = if looped { inputs.len() } else { types.len() };
+        (0..count)
+            .map(|i| {
+                let dtype = if looped { inputs[i].dtype } else { DType::from_proto(types[i]) };
+                Fact { dtype, shape: shapes.get(i).cloned().flatten(), value: None }
+            })
+            .collect()
+    }
+
+    /// What is known of all outputs of a node.
+    pub(crate) fn facts_of(&self, node: NodeId) -> &[Fact] {
+        self.facts.get(node.0 as usize).map_or(&[], |f| f)
+    }
+
+    /// States that `port` has type and shape of `like`.
+    pub(crate) fn refine(&mut self, port: Port, like: Port) {
+        let Fact { dtype, shape, .. } = self.fact(like).without_value();
+        if let (Some(dtype), None) = (dtype, self.fact(port).dtype) {
+            self.set_dtype(port, dtype);
+        }
+        if let Some(shape) = shape {
+            self.set_shape(port, &shape);
+        }
     }
 
     /// States what inference could not know of a value's shape. Dimensions that are known already stay.
@@ -281,6 +353,78 @@ impl Builder {
         }
     }
 
+    /// A name for a function that no other has.
+    fn function_name(&mut self, base: &str) -> String {
+        let base = self.name(base).replace(['/', '.', '-'], "_");
+        while self.graph.library.contains_key(&format!("{base}_{}", self.functions)) {
+            self.functions += 1;
+        }
+        self.functions += 1;
+        format!("{base}_{}", self.functions - 1)
+    }
+
+    /// Adds a finished body to the library under a new name.
+    pub(crate) fn add_function(&mut self, base: &str, mut body: Builder) -> String {
+        self.functions = self.functions.max(body.functions);
+        self.graph.library.extend(std::mem::take(&mut body.graph.library));
+        let name = self.function_name(base);
+        let mut signature = OpDef { name: name.clone(), ..OpDef::default() };
+        let arg =
+            |e: &Endpoint| ArgDef { name: e.key.clone(), r#type: e.data_type as i32, ..ArgDef::default() };
+        signature.input_arg = body.graph.inputs.iter().map(arg).collect();
+        signature.output_arg = body.graph.outputs.iter().map(arg).collect();
+        let function = Function { signature, attrs: Attrs::default(), graph: body.graph };
+        self.graph.library.insert(name.clone(), Arc::new(function));
+        name
+    }
+
+    /// A builder of a function's body (of a new one, if `name` is `None`) that knows this one's functions.
+    pub(crate) fn body(&self, name: Option<&str>, args: &[Fact]) -> Result<Builder, GraphError> {
+        let mut graph = match name {
+            Some(name) => self.function_body(name)?.clone(),
+            None => Graph::default(),
+        };
+        graph.library.clone_from(&self.graph.library);
+        let inner = Builder::with_inputs(graph, args)?;
+        Ok(Builder { functions: inner.functions.max(self.functions), ..inner })
+    }
+
+    /// A function's body.
+    pub(crate) fn function_body(&self, name: &str) -> Result<&Graph, GraphError> {
+        let function = self.graph.library.get(name);
+        Ok(&function.ok_or_else(|| GraphError::MissingFunction { name: name.to_owned() })?.graph)
+    }
+
+    /// An argument of a function's body.
+    pub(crate) fn argument(&mut self, fact: &Fact) -> Port {
+        let (data_type, key) = (data_type_of(fact), format!("arg{}", self.graph.inputs.len()));
+        let key = self.graph.fresh_name(&key);
+        let attrs = Attrs::default().with("dtype", Value::Type(data_type as i32));
+        let node = Node::new(key.as_str(), "Placeholder").attrs(attrs);
+        let port: Port = self.push(node, vec![fact.without_value()]).into();
+        let shape = fact.shape.as_deref().map(shape_proto);
+        self.graph.inputs.push(Endpoint { key, port, data_type, shape, resource_id: None });
+        port
+    }
+
+    /// A result of a function's body.
+    pub(crate) fn result(&mut self, port: Port) {
+        let key = format!("ret{}", self.graph.outputs.len());
+        let data_type = data_type_of(self.fact(port));
+        let shape = self.fact(port).shape.as_deref().map(shape_proto);
+        self.graph.outputs.push(Endpoint { key, port, data_type, shape, resource_id: None });
+    }
+
+    /// The graph, to be changed by who keeps its types and shapes true.
+    pub(crate) fn graph_mut(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+
+    /// States what is known of the outputs of a node.
+    pub(crate) fn set_facts(&mut self, node: NodeId, facts: Vec<Fact>) {
+        self.facts[node.0 as usize] = facts;
+    }
+
     /// Adds a function to the library and returns its name. `body` gets a builder of its own and the arguments.
     ///
     /// # Errors
@@ -291,8 +435,8 @@ impl Builder {
         args: &[Fact],
         body: impl FnOnce(&mut Builder, &[Port]) -> Result<Vec<Port>, E>,
     ) -> Result<(String, Vec<Fact>), E> {
-        let name = format!("{}_{}", self.name(base).replace(['/', '.', '-'], "_"), self.functions);
-        let mut inner = Builder { functions: self.functions + 1, ..Builder::default() };
+        let name = self.function_name(base);
+        let mut inner = Builder { functions: self.functions, ..Builder::default() };
         let mut signature = OpDef { name: name.clone(), ..OpDef::default() };
         let mut ports = Vec::new();
         for (i, fact) in args.iter().enumerate() {
@@ -325,6 +469,63 @@ impl Builder {
         Ok((name, facts))
     }
 
+    /// The attributes of a loop that follow from its variables.
+    pub(crate) fn loop_attrs(vars: &[Fact]) -> [(&'static str, Value); 3] {
+        let shapes = vars.iter().map(|f| match &f.shape {
+            Some(dims) => shape_proto(dims),
+            None => TensorShapeProto { unknown_rank: true, ..TensorShapeProto::default() },
+        });
+        let shapes = Value::List(Box::new(ListValue { shape: shapes.collect(), ..ListValue::default() }));
+        [("T", Self::types(vars)), ("output_shapes", shapes), ("parallel_iterations", attr::int(10))]
+    }
+
+    /// A list of the types of values.
+    pub(crate) fn types(values: &[Fact]) -> Value {
+        let r#type = values.iter().map(|f| data_type_of(f) as i32).collect();
+        Value::List(Box::new(ListValue { r#type, ..ListValue::default() }))
+    }
+
+    /// A node taken over from another graph, its inputs already this one's.
+    pub(crate) fn copy_node(&mut self, node: Node, facts: Vec<Fact>) -> NodeId {
+        self.push(node, facts)
+    }
+
+    /// What a node does besides computing its outputs, in the functions that it calls too.
+    pub(crate) fn effect(&self, id: NodeId) -> Effect {
+        self.effect_in(&self.graph, id, 0)
+    }
+
+    fn effect_in(&self, graph: &Graph, id: NodeId, depth: usize) -> Effect {
+        let node = graph.node(id);
+        if node.value.is_some() || node.op.starts_with("Placeholder") {
+            return Effect::Pure;
+        }
+        let called = node.attrs.functions();
+        if !called.is_empty() {
+            let pure = depth < 64
+                && called.iter().all(|name| {
+                    let body = self.graph.library.get(*name).map(|f| &f.graph);
+                    body.is_some_and(|g| {
+                        g.ids().into_iter().all(|id| self.effect_in(g, id, depth + 1) == Effect::Pure)
+                    })
+                });
+            return if pure { Effect::Pure } else { Effect::Stateful };
+        }
+        let facts: Vec<Fact> = node.inputs.iter().map(|_| Fact::unknown()).collect();
+        let functions = |name: &str, _: &[Fact]| Err(GraphError::MissingFunction { name: name.to_owned() });
+        let build = Build {
+            node,
+            attrs: &node.attrs,
+            facts: &facts,
+            library: &BTreeMap::new(),
+            functions: &functions,
+        };
+        match Registry::default().build(&build) {
+            Some(Ok(op)) if op.flow().is_none() => op.effect(),
+            _ => Effect::Stateful,
+        }
+    }
+
     /// A loop: `body` maps the variables to their next values (of the same types and shapes) while `cond` holds.
     /// Values that do not change must be variables too, handed on by `body`.
     ///
@@ -339,24 +540,28 @@ impl Builder {
         let facts: Vec<Fact> = vars.iter().map(|&p| self.fact(p).without_value()).collect();
         let (cond, _) = self.function("while_cond", &facts, |b, args| Ok::<_, E>(vec![cond(b, args)?]))?;
         let (body, _) = self.function("while_body", &facts, body)?;
-        let shapes = facts.iter().map(|f| match &f.shape {
-            Some(dims) => shape_proto(dims),
-            None => TensorShapeProto { unknown_rank: true, ..TensorShapeProto::default() },
-        });
-        let shapes = Value::List(Box::new(ListValue { shape: shapes.collect(), ..ListValue::default() }));
-        let attrs = [
-            ("cond", function_attr(&cond)),
-            ("body", function_attr(&body)),
-            ("output_shapes", shapes),
-            ("parallel_iterations", attr::int(10)),
-        ];
+        let mut attrs = vec![("cond", function_attr(&cond)), ("body", function_attr(&body))];
+        attrs.extend(Self::loop_attrs(&facts));
         let node = self.add("StatelessWhile", vars, &attrs)?;
         self.facts[node.0 as usize] = facts;
         Ok((0..vars.len() as u32).map(|index| Port { node, index }).collect())
     }
 }
 
-fn function_attr(name: &str) -> Value {
+/// Constants up to this many elements are looked at.
+const SMALL: usize = 1 << 10;
+
+fn constant_fact(value: &Constant) -> Fact {
+    if value.len() <= SMALL
+        && let Ok(tensor) = value.tensor()
+    {
+        return Fact::constant(tensor);
+    }
+    let shape = value.shape().iter().map(|&d| Some(d)).collect();
+    Fact { dtype: DType::from_proto(value.data_type()), shape: Some(shape), value: None }
+}
+
+pub(crate) fn function_attr(name: &str) -> Value {
     Value::Func(Box::new(NameAttrList { name: name.to_owned(), ..NameAttrList::default() }))
 }
 

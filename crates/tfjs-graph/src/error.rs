@@ -73,6 +73,22 @@ pub enum GraphError {
         /// The nodes.
         Vec<UnsupportedOp>,
     ),
+    /// Ops on the way of a gradient that have no rule: all of them at once.
+    #[error("{} no gradient:{}", if .0.len() == 1 { "an op has" } else { "some ops have" }, list(.0))]
+    NoGradient(
+        /// The nodes.
+        Vec<UnsupportedOp>,
+    ),
+    /// The rule for an op's gradient does not cover how it is used here.
+    #[error("node `{node}` ({op}) cannot be differentiated: {problem}")]
+    Gradient {
+        /// The node.
+        node: String,
+        /// Its op.
+        op: String,
+        /// What is not covered.
+        problem: String,
+    },
     /// A node cannot be prepared.
     #[error("node `{node}` ({op}) cannot be prepared")]
     Build {
@@ -84,6 +100,9 @@ pub enum GraphError {
         #[source]
         source: OpError,
     },
+    /// An attribute that a change to the graph looks at is missing or malformed.
+    #[error(transparent)]
+    Attr(#[from] AttrError),
     /// A node failed.
     #[error("node `{node}` ({op}) with inputs {inputs}")]
     Run {

@@ -14,6 +14,7 @@ mod exec;
 mod export;
 mod fact;
 mod flow;
+pub mod gradients;
 mod graph;
 mod import;
 mod model;

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use tfjs_graph::{builtin, ops};
+use tfjs_graph::{
+    builtin,
+    gradients::{self, Differentiable, differentiable},
+    ops,
+};
 
 /// Ops of TF.js's list that this runtime leaves out, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -32,6 +36,12 @@ fn no_op_is_in_two_families() {
 }
 
 #[test]
+fn every_rule_of_differentiation_is_for_an_op_that_there_is() {
+    let unknown: Vec<&str> = gradients::rules().filter(|op| builtin(op).is_none()).collect();
+    assert!(unknown.is_empty(), "not in the registry: {unknown:?}");
+}
+
+#[test]
 fn the_page_of_ops_is_what_the_registry_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ops.md");
     let page = page();
@@ -51,12 +61,12 @@ fn page() -> String {
     let mut text = format!(
         "# Ops\n\nGenerated from the registry by `UPDATE_DOCS=1 cargo test -p tfjs-graph --test op_list`.\n\n\
          {count} ops run natively. {both} of the {} that TF.js's converter accepts are among them; ops marked with a\n\
-         dash in the last column run here but not in TF.js: a conversion lowers them where it can and reports them\n\
-         otherwise.\n",
+         dash there run here but not in TF.js: a conversion lowers them where it can and reports them otherwise. The last\n\
+         column says what differentiation does: there is a rule, the gradient is zero, or it is refused.\n",
         tfjs.len()
     );
     for (name, defs) in families {
-        let _ = write!(text, "\n## {name}\n\n| op | inputs | in TF.js |\n|---|---|---|\n");
+        let _ = write!(text, "\n## {name}\n\n| op | inputs | in TF.js | gradient |\n|---|---|---|---|\n");
         let mut defs: Vec<_> = defs.iter().collect();
         defs.sort_by_key(|d| d.name);
         for d in defs {
@@ -68,9 +78,14 @@ fn page() -> String {
             };
             let _ = writeln!(
                 text,
-                "| `{}` | {inputs} | {} |",
+                "| `{}` | {inputs} | {} | {} |",
                 d.name,
-                if tfjs.contains_key(d.name) { "yes" } else { "–" }
+                if tfjs.contains_key(d.name) { "yes" } else { "–" },
+                match differentiable(d.name) {
+                    Differentiable::Yes => "yes",
+                    Differentiable::Zero => "zero",
+                    Differentiable::No => "–",
+                }
             );
         }
     }

@@ -10,11 +10,14 @@ mod resize_bicubic;
 mod tests;
 
 pub use color::{adjust_contrast, adjust_hue, adjust_saturation, hsv_to_rgb, rgb_to_hsv};
+pub(crate) use crop::crop_position;
 pub use crop::{CropMethod, crop_and_resize};
 pub use patches::extract_image_patches;
 pub use project::{FillMode, Interpolation, project};
 pub use resize::{Sampling, resize_bilinear, resize_nearest};
+pub(crate) use resize::{bilinear_taps, nearest_index};
 pub use resize_area::resize_area;
+pub(crate) use resize_bicubic::bicubic_taps;
 pub use resize_bicubic::resize_bicubic;
 
 use crate::{KernelError, Result, Shape, Tensor};

@@ -11,6 +11,7 @@ mod error;
 pub mod evaluation;
 mod gemm;
 mod geometry;
+pub mod gradient;
 pub mod image;
 pub mod linalg;
 pub mod matmul;

@@ -5,7 +5,7 @@ use num_complex::Complex32;
 use crate::{
     Element, Epilogue, KernelError, Result, Shape, Tensor,
     epilogue::Finish,
-    gemm::{self, Matrix, PackedRhs, Target},
+    gemm::{self, Matrix, PackedRhs, Target, Turned},
     par, pool,
     simd::Isa,
 };
@@ -248,11 +248,34 @@ impl<'a, T: Element + Copy> Product<'a, T> {
 }
 
 impl Product<'_, f32> {
+    /// The left operand is transposed, as in the gradient of a product by its right operand.
+    fn turned(&self, out: &mut [f32]) {
+        let Product { a, b, m, k, n, b_strides, .. } = *self;
+        let isa = Isa::current();
+        let multiply = |&(at, bt): &(usize, usize), out: &mut [f32]| {
+            let inner = Matrix { data: &a[at..at + m * k], rows: k, strides: (m, 1) };
+            let rhs = PackedRhs::new(isa, k, n, &b[bt..bt + k * n], b_strides);
+            let target = Target { start: 0, stride: n };
+            gemm::gemm(&Turned { inner, rows: m }, &rhs, out, target, &Finish::default());
+        };
+        let small = m * k * n < par::GRAIN_FLOPS;
+        let each =
+            if small { (par::GRAIN_FLOPS / 4 / (m * k * n).max(1)).max(1) } else { self.offsets.len() };
+        par::for_each_chunk(out, each.min(self.offsets.len().div_ceil(4)).max(1) * m * n, |start, out| {
+            for (i, out) in out.chunks_exact_mut(m * n).enumerate() {
+                multiply(&self.offsets[start / (m * n) + i], out);
+            }
+        });
+    }
+
     fn float(&self, out: &mut [f32]) {
         let Product { a, b, m, k, n, a_strides, b_strides, .. } = *self;
         let isa = Isa::current();
         let finish = Finish::default();
         let target = Target { start: 0, stride: n };
+        if a_strides.1 != 1 {
+            return self.turned(out);
+        }
         let lhs = |at: usize, rows: usize| Matrix { data: &a[at..at + rows * k], rows, strides: a_strides };
         let rhs = |at: usize| PackedRhs::new(isa, k, n, &b[at..at + k * n], b_strides);
         let one_b = self.offsets.iter().all(|o| o.1 == self.offsets[0].1);

@@ -1,5 +1,9 @@
 //! Normalisations: batch norm, softmax, local response normalisation.
 
+mod backward;
+
+pub use backward::{BatchNormGrads, batch_norm_grad, lrn_grad};
+
 use crate::{
     DataFormat, KernelError, Result, Tensor, TensorOf, par, pool,
     simd::{self, Isa, Kernel, MAX_LANES, Simd},

@@ -26,7 +26,7 @@ pub type Pool2dSpec = PoolSpec<2>;
 pub type Pool3dSpec = PoolSpec<3>;
 
 impl<const D: usize> PoolSpec<D> {
-    fn geometry(&self, image: &[usize]) -> Result<Geometry> {
+    pub(crate) fn geometry(&self, image: &[usize]) -> Result<Geometry> {
         Geometry::new(image, self.window, self.strides, [1; D], self.padding, self.data_format)
     }
 

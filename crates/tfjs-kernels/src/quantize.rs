@@ -79,23 +79,8 @@ pub fn fake_quant_per_channel(
 ) -> Result<Tensor> {
     check(bits)?;
     let mut t: TensorOf<f32> = input.into_typed("inputs")?;
-    let (min, max) = (min.typed::<f32>("min")?, max.typed::<f32>("max")?);
-    let channels = match t.dims().last() {
-        Some(&d) if min.dims() == [d] && max.dims() == [d] => d,
-        _ => {
-            return Err(KernelError::Shapes {
-                left: min.shape(),
-                right: t.shape(),
-                why: "do not go together: there is one range per entry of the last dimension",
-            });
-        }
-    };
-    let grids: Vec<Option<Grid>> = min
-        .data()
-        .iter()
-        .zip(max.data())
-        .map(|(&min, &max)| (min != 0.0 || max != 0.0).then(|| Grid::new(min, max, bits, narrow)))
-        .collect();
+    let grids = grids(t.dims(), min, max, bits, narrow)?;
+    let channels = grids.len();
     if channels > 0 {
         for row in t.data_mut().chunks_exact_mut(channels) {
             for (x, grid) in row.iter_mut().zip(&grids) {
@@ -104,6 +89,37 @@ pub fn fake_quant_per_channel(
         }
     }
     Ok(Tensor::F32(t))
+}
+
+/// The range of each entry of the last dimension, as it is quantized; `None` for the point at zero.
+pub(crate) fn nudged(
+    x: &Tensor,
+    min: &Tensor,
+    max: &Tensor,
+    bits: u32,
+    narrow: bool,
+) -> Result<Vec<Option<(f32, f32)>>> {
+    check(bits)?;
+    let grids = grids(x.dims(), min, max, bits, narrow)?;
+    Ok(grids.into_iter().map(|g| g.map(|g| (g.min, g.max))).collect())
+}
+
+fn grids(dims: &[usize], min: &Tensor, max: &Tensor, bits: u32, narrow: bool) -> Result<Vec<Option<Grid>>> {
+    let (min, max) = (min.typed::<f32>("min")?, max.typed::<f32>("max")?);
+    match dims.last() {
+        Some(&d) if min.dims() == [d] && max.dims() == [d] => {}
+        _ => {
+            return Err(KernelError::Shapes {
+                left: min.shape(),
+                right: dims.into(),
+                why: "do not go together: there is one range per entry of the last dimension",
+            });
+        }
+    }
+    let ends = min.data().iter().zip(max.data());
+    Ok(ends
+        .map(|(&min, &max)| (min != 0.0 || max != 0.0).then(|| Grid::new(min, max, bits, narrow)))
+        .collect())
 }
 
 #[cfg(test)]

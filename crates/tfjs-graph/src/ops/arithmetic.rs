@@ -6,7 +6,7 @@ use tfjs_kernels::{
 
 use super::infer::{Dims, choice, dims, dtype, fact};
 use crate::{
-    Fact, Op, OpError,
+    Fact, Op, OpError, Value,
     op::{ANY, Build, OpDef, one, simple},
 };
 
@@ -111,6 +111,9 @@ fn add_n(_: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
     simple(
         |x| {
             let n = x.len();
+            if let Ok(Value::List(_)) = x.value(0) {
+                return super::control::add_lists(x);
+            }
             one(binary::add_n(x.take_tensors(0..n)?))
         },
         |facts| {

@@ -56,7 +56,7 @@ pub(super) const OPS: &[OpDef] = &[
     OpDef::new("StatefulPartitionedCall", 0..=ANY, functional::call),
 ];
 
-pub(super) use list::OPS as LIST_OPS;
+pub(super) use list::{OPS as LIST_OPS, add_lists, zero_list};
 pub(super) use tensor_array::OPS as ARRAY_OPS;
 
 /// A part of V1 control flow; see [`crate::flow`].

@@ -1,4 +1,5 @@
 //! Convolutions and pooling.
+mod backward;
 mod conv;
 mod fused;
 mod pool;
@@ -17,17 +18,27 @@ type Result<T> = std::result::Result<T, OpError>;
 pub(super) const OPS: &[OpDef] = &[
     OpDef::new("AvgPool", 1..=1, pool::average::<2>),
     OpDef::new("AvgPool3D", 1..=1, pool::average::<3>),
+    OpDef::new("AvgPool3DGrad", 2..=2, backward::average::<3>),
+    OpDef::new("AvgPoolGrad", 2..=2, backward::average::<2>),
     OpDef::new("Conv1D", 2..=2, conv::conv1d),
     OpDef::new("Conv2D", 2..=2, conv::plain),
+    OpDef::new("Conv2DBackpropFilter", 3..=3, backward::filter::<2>),
     OpDef::new("Conv2DBackpropInput", 3..=3, transpose::build::<2>),
     OpDef::new("Conv3D", 2..=2, conv::conv3d),
+    OpDef::new("Conv3DBackpropFilterV2", 3..=3, backward::filter::<3>),
     OpDef::new("Conv3DBackpropInputV2", 3..=3, transpose::build::<3>),
     OpDef::new("DepthwiseConv2d", 2..=2, conv::depthwise),
     OpDef::new("DepthwiseConv2dNative", 2..=2, conv::depthwise),
+    OpDef::new("DepthwiseConv2dNativeBackpropFilter", 3..=3, backward::depthwise_filter),
+    OpDef::new("DepthwiseConv2dNativeBackpropInput", 3..=3, backward::depthwise_input),
     OpDef::new("Dilation2D", 2..=2, pool::dilation),
+    OpDef::new("Dilation2DBackpropFilter", 3..=3, |b| backward::dilation(b, |g| g.1, 1)),
+    OpDef::new("Dilation2DBackpropInput", 3..=3, |b| backward::dilation(b, |g| g.0, 0)),
     OpDef::new("FusedDepthwiseConv2dNative", 2..=5, conv::fused_depthwise),
     OpDef::new("MaxPool", 1..=1, pool::max::<2>),
     OpDef::new("MaxPool3D", 1..=1, pool::max::<3>),
+    OpDef::new("MaxPool3DGrad", 3..=3, backward::max::<3>),
+    OpDef::new("MaxPoolGrad", 3..=3, backward::max::<2>),
     OpDef::new("MaxPoolV2", 3..=3, pool::max_v2),
     OpDef::new("MaxPoolWithArgmax", 1..=1, pool::max_with_argmax),
     OpDef::new("_FusedConv2D", 2..=8, conv::fused),

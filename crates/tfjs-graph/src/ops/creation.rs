@@ -9,7 +9,7 @@ use tfjs_kernels::{
 
 use super::infer::{axis, dims, dtype, fact, int, shape_from, unsupported};
 use crate::{
-    Cx, Effect, Fact, Op, OpError,
+    Cx, Effect, Fact, Op, OpError, Value,
     op::{Build, Inputs, OpDef, Values, one, same, simple},
 };
 
@@ -78,6 +78,9 @@ pub(super) const OPS: &[OpDef] = &[
     OpDef::new("ZerosLike", 1..=1, |_| {
         simple(
             |x| {
+                if let Value::List(list) = x.value(0)? {
+                    return Ok(super::control::zero_list(list));
+                }
                 let like = x.tensor(0)?;
                 one(Tensor::zeros(like.dtype(), like.shape()))
             },

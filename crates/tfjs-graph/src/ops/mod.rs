@@ -35,6 +35,7 @@ mod convolution;
 mod creation;
 mod dynamic;
 mod evaluation;
+mod gradient;
 mod graph;
 mod hash_table;
 mod image;
@@ -65,6 +66,7 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("creation", creation::OPS),
         ("dynamic", dynamic::OPS),
         ("evaluation", evaluation::OPS),
+        ("gradient", gradient::OPS),
         ("graph", graph::OPS),
         ("convolution", convolution::OPS),
         ("hash_table", hash_table::OPS),

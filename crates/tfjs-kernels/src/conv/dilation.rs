@@ -6,7 +6,7 @@ use crate::{
     simd::{self, Isa, Kernel, Simd},
 };
 
-fn geometry(image: &[usize], filter: &[usize], spec: &Conv2dSpec) -> Result<Geometry> {
+pub(crate) fn dilation_geometry(image: &[usize], filter: &[usize], spec: &Conv2dSpec) -> Result<Geometry> {
     let &[height, width, channels] = filter else {
         return Err(KernelError::Rank {
             what: "the filter",
@@ -31,7 +31,7 @@ fn geometry(image: &[usize], filter: &[usize], spec: &Conv2dSpec) -> Result<Geom
 /// # Errors
 /// Those of [`dilation2d`].
 pub fn dilation2d_output_shape(image: &[usize], filter: &[usize], spec: &Conv2dSpec) -> Result<Shape> {
-    let geometry = geometry(image, filter, spec)?;
+    let geometry = dilation_geometry(image, filter, spec)?;
     geometry.output_shape::<2>(geometry.channels, DataFormat::ChannelsLast)
 }
 
@@ -43,7 +43,7 @@ pub fn dilation2d_output_shape(image: &[usize], filter: &[usize], spec: &Conv2dS
 /// # Errors
 /// When a tensor is not `float32`, shapes do not go together or an argument is out of range.
 pub fn dilation2d(image: &Tensor, filter: &Tensor, spec: &Conv2dSpec) -> Result<Tensor> {
-    let geometry = geometry(image.dims(), filter.dims(), spec)?;
+    let geometry = dilation_geometry(image.dims(), filter.dims(), spec)?;
     let (x, filter) = (image.typed::<f32>("the image")?.data(), filter.typed::<f32>("the filter")?.data());
     let shape = geometry.output_shape::<2>(geometry.channels, DataFormat::ChannelsLast)?;
     let mut out = pool::buffer(shape.checked_len()?);

@@ -12,12 +12,15 @@ use crate::{
     simd::Isa,
 };
 
+mod backward;
 mod depthwise;
 mod dilation;
 mod patches;
 mod transpose;
 
+pub use backward::{conv_filter_grad, conv_image_grad, depthwise_filter_grad, depthwise_image_grad};
 pub use depthwise::{DepthwiseFilter, depthwise_conv2d, depthwise_output_shape};
+pub(crate) use dilation::dilation_geometry;
 pub use dilation::{dilation2d, dilation2d_output_shape};
 use patches::Patches;
 pub use transpose::{TransposedFilter, conv2d_transpose, conv3d_transpose};

@@ -75,7 +75,7 @@ pub fn conv3d_transpose(
     transpose(image, filter, output, spec, epilogue)
 }
 
-fn transpose<const D: usize>(
+pub(super) fn transpose<const D: usize>(
     image: &Tensor,
     filter: &TransposedFilter<D>,
     output: [usize; D],
@@ -175,7 +175,7 @@ impl Kernel for Gather<'_> {
 
 /// Pairs of a window position and an output whose window has cell `i` there.
 #[inline(always)]
-fn sources(axis: &Axis, i: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn sources(axis: &Axis, i: usize) -> impl Iterator<Item = (usize, usize)> {
     let axis = *axis;
     (0..axis.window).filter_map(move |k| {
         let at = (i + axis.before).checked_sub(k * axis.dilation)?;

@@ -16,7 +16,7 @@ use crate::{
 
 mod tile;
 
-use tile::{Args, PANEL_STRIDE};
+use tile::{Args, Layout, PANEL_STRIDE};
 
 /// Columns of the left operand per block: the block of a right panel stays in the first cache.
 const KC: usize = 256;
@@ -93,12 +93,38 @@ impl PackedRhs {
 
 /// The left operand of a product.
 pub(crate) trait Lhs: Sync {
+    /// It is packed with its columns one after the other instead of its rows.
+    const TURNED: bool = false;
     /// Rows of the product.
     fn rows(&self) -> usize;
     /// The matrix and the distance of its rows, if its rows lie in memory.
     fn direct(&self) -> Option<(&[f32], usize)>;
     /// Writes the elements `rows` × `cols` to rows of `dst` that are `stride` apart. Must be `#[inline(always)]`.
     fn pack<S: Simd>(&self, s: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize);
+}
+
+/// The transpose of `inner`, which has `rows` columns: packed as `inner` is, so that nothing is transposed in memory.
+pub(crate) struct Turned<L> {
+    pub(crate) inner: L,
+    pub(crate) rows: usize,
+}
+
+impl<L: Lhs> Lhs for Turned<L> {
+    const TURNED: bool = true;
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn direct(&self) -> Option<(&[f32], usize)> {
+        None
+    }
+
+    /// Writes columns.
+    #[inline(always)]
+    fn pack<S: Simd>(&self, s: S, rows: Range<usize>, cols: Range<usize>, dst: &mut [f32], stride: usize) {
+        self.inner.pack(s, cols, rows, dst, stride);
+    }
 }
 
 /// A matrix whose element `(row, column)` is `data[row * strides.0 + column * strides.1]`.
@@ -237,12 +263,21 @@ impl<L: Lhs> Kernel for Block<'_, L> {
         let depth = k.div_ceil(blocks);
         for block in 0..blocks {
             let cols = block * depth..k.min((block + 1) * depth);
+            if L::TURNED {
+                // An odd number of cache lines, as for rows.
+                let stride = self.rows.len().next_multiple_of(32) + 16;
+                scratch::with(cols.len() * stride, |panel| {
+                    self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, stride);
+                    self.multiply(s, panel, Layout::Turned, stride, cols, block + 1 == blocks);
+                });
+                continue;
+            }
             match self.lhs.direct() {
                 Some((data, stride)) if self.reads_in_place(stride) => {
                     let last = (self.rows.end - 1) * stride + cols.end;
                     let a = &data[self.rows.start * stride + cols.start
                         ..last.max(self.rows.start * stride + cols.start)];
-                    self.multiply(s, a, Some(stride), cols, block + 1 == blocks);
+                    self.multiply(s, a, Layout::InPlace, stride, cols, block + 1 == blocks);
                 }
                 direct => scratch::with(self.rows.len() * PANEL_STRIDE, |panel| {
                     match direct {
@@ -252,7 +287,7 @@ impl<L: Lhs> Kernel for Block<'_, L> {
                         }
                         None => self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE),
                     }
-                    self.multiply(s, panel, None, cols, block + 1 == blocks);
+                    self.multiply(s, panel, Layout::Packed, PANEL_STRIDE, cols, block + 1 == blocks);
                 }),
             }
         }
@@ -272,8 +307,15 @@ impl<L: Lhs> Block<'_, L> {
 
     /// Adds the product of columns `cols`, whose left elements are in `a`, to the output.
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, a: &[f32], a_stride: Option<usize>, cols: Range<usize>, last: bool) {
-        let stride = a_stride.unwrap_or(PANEL_STRIDE);
+    fn multiply<S: Simd>(
+        &self,
+        s: S,
+        a: &[f32],
+        layout: Layout,
+        stride: usize,
+        cols: Range<usize>,
+        last: bool,
+    ) {
         let b = self.rhs.data.as_slice();
         let plain = Finish::default();
         let finish = if last { self.finish } else { &plain };
@@ -286,8 +328,13 @@ impl<L: Lhs> Block<'_, L> {
             let b = &b[self.rhs.k * first + cols.start * width..][..cols.len() * width];
             for row in self.rows.clone().step_by(self.tile) {
                 let m = (self.rows.end - row).min(self.tile);
-                let from = (row - self.rows.start) * stride;
-                assert!(cols.is_empty() || a.len() >= from + (m - 1) * stride + cols.len());
+                let first_row = row - self.rows.start;
+                let (from, end) = if layout == Layout::Turned {
+                    (first_row, first_row + cols.len().saturating_sub(1) * stride + m)
+                } else {
+                    (first_row * stride, (first_row + m - 1) * stride + cols.len())
+                };
+                assert!(cols.is_empty() || a.len() >= end);
                 let args = Args {
                     k: cols.len(),
                     a: a.as_ptr().wrapping_add(from),
@@ -303,9 +350,9 @@ impl<L: Lhs> Block<'_, L> {
                     clamp: finish.activation.range().unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
                 };
                 if n == width {
-                    self.whole(s, row, first, m, vectors, a_stride.is_none(), args, finish);
+                    self.whole(s, row, first, m, vectors, layout, args, finish);
                 } else {
-                    self.part(s, row, first, (m, n), a_stride.is_none(), args, finish, &mut aside);
+                    self.part(s, row, first, (m, n), layout, args, finish, &mut aside);
                 }
             }
         }
@@ -320,7 +367,7 @@ impl<L: Lhs> Block<'_, L> {
         col: usize,
         m: usize,
         vectors: usize,
-        packed: bool,
+        layout: Layout,
         mut args: Args,
         finish: &Finish<'_>,
     ) {
@@ -343,7 +390,7 @@ impl<L: Lhs> Block<'_, L> {
             args.clamp = (f32::NEG_INFINITY, f32::INFINITY);
         }
         // SAFETY: `multiply` checked the operands, `gemm` the output, and the slices above the rest.
-        unsafe { tile::call(s, m, vectors, packed, args) };
+        unsafe { tile::call(s, m, vectors, layout, args) };
         if !late.is_clamp() {
             // SAFETY: the tile was just written and belongs to this task alone.
             s.vectorize(Late { c: args.c, stride: args.ldc, row, col, m, n, finish: &late });
@@ -358,7 +405,7 @@ impl<L: Lhs> Block<'_, L> {
         row: usize,
         col: usize,
         (m, n): (usize, usize),
-        packed: bool,
+        layout: Layout,
         mut args: Args,
         finish: &Finish<'_>,
         aside: &mut [f32],
@@ -376,7 +423,7 @@ impl<L: Lhs> Block<'_, L> {
         args.ldc = width;
         args.clamp = (f32::NEG_INFINITY, f32::INFINITY);
         // SAFETY: the left and right operands as in `whole`; a tile fits `aside`.
-        unsafe { tile::call(s, m, vectors, packed, args) };
+        unsafe { tile::call(s, m, vectors, layout, args) };
         for i in 0..m {
             // SAFETY: the output has `n` columns here.
             unsafe { std::ptr::copy_nonoverlapping(aside[i * width..].as_ptr(), c.add(i * ldc), n) };

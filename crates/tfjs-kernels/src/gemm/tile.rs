@@ -6,14 +6,31 @@ use crate::simd::{Kernel, Simd};
 /// lines, an odd number, put the rows of a tile into different sets of the first cache.
 pub(super) const PANEL_STRIDE: usize = super::KC + 16;
 
+/// How the left operand of a tile lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Rows, any distance apart.
+    InPlace,
+    /// Rows, [`PANEL_STRIDE`] apart.
+    Packed,
+    /// Columns, any distance apart.
+    Turned,
+}
+
+/// [`Layout`] as a constant.
+const IN_PLACE: u8 = Layout::InPlace as u8;
+const PACKED: u8 = Layout::Packed as u8;
+const TURNED: u8 = Layout::Turned as u8;
+
 /// Computes `MR` rows by `NV` vectors of the product from `k` columns of the left and `k` rows of the right operand.
 ///
-/// The pointers must satisfy: `MR` rows of `k` floats, `a_stride` apart (`PANEL_STRIDE` if `PACKED`), readable at `a`;
+/// The pointers must satisfy: `MR` rows of `k` floats, or `k` columns of `MR` floats if `TURNED`, `a_stride` apart
+/// (`PANEL_STRIDE` if `PACKED`), readable at `a`;
 /// `k` rows of `NV` vectors, `b_stride` apart, readable at `b`; `MR` rows of `NV` vectors, `ldc` apart, writable at `c`
 /// and, when `load` is set, initialised; `NV` vectors readable at `bias` unless it is null; `MR` rows of `NV` vectors,
 /// `residual_stride` apart, readable at `residual` unless it is null.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<const MR: usize, const NV: usize, const PACKED: bool> {
+pub(super) struct Tile<const MR: usize, const NV: usize, const LAYOUT: u8> {
     pub(super) args: Args,
 }
 
@@ -35,7 +52,7 @@ pub(super) struct Args {
     pub(super) clamp: (f32, f32),
 }
 
-impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> {
+impl<const MR: usize, const NV: usize, const LAYOUT: u8> Tile<MR, NV, LAYOUT> {
     /// Independent sums per element: tiles of one or two rows alone would wait for each addition.
     const SPLIT: usize = match MR {
         1 => 4,
@@ -43,9 +60,20 @@ impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> 
         _ => 1,
     };
 
+    /// Distance of two rows of the left operand.
     #[inline(always)]
-    fn a_stride(&self) -> usize {
-        if PACKED { PANEL_STRIDE } else { self.args.a_stride }
+    fn row_step(&self) -> usize {
+        match LAYOUT {
+            TURNED => 1,
+            PACKED => PANEL_STRIDE,
+            _ => self.args.a_stride,
+        }
+    }
+
+    /// Distance of two columns of the left operand.
+    #[inline(always)]
+    fn col_step(&self) -> usize {
+        if LAYOUT == TURNED { self.args.a_stride } else { 1 }
     }
 
     /// One step of the sum.
@@ -61,7 +89,7 @@ impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> 
         }
         for (i, acc) in acc.iter_mut().enumerate() {
             // SAFETY: the left operand has `MR` rows.
-            let x = s.splat(unsafe { *a.add(i * self.a_stride()) });
+            let x = s.splat(unsafe { *a.add(i * self.row_step()) });
             for (acc, &v) in acc.iter_mut().zip(&bv) {
                 *acc = s.fma(x, v, *acc);
             }
@@ -69,25 +97,26 @@ impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> 
     }
 }
 
-impl<const MR: usize, const NV: usize, const PACKED: bool> Kernel for Tile<MR, NV, PACKED> {
+impl<const MR: usize, const NV: usize, const LAYOUT: u8> Kernel for Tile<MR, NV, LAYOUT> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Args { k, mut a, mut b, b_stride, .. } = self.args;
+        let step = self.col_step();
         let mut acc = [[[s.zero(); NV]; MR]; 4];
         let unroll = if Self::SPLIT > 1 { Self::SPLIT } else { 2 };
         for _ in 0..k / unroll {
             for u in 0..unroll {
                 // SAFETY: `k` steps stay inside the operands.
-                unsafe { self.step(s, &mut acc[u % Self::SPLIT], a.add(u), b.add(u * b_stride)) };
+                unsafe { self.step(s, &mut acc[u % Self::SPLIT], a.add(u * step), b.add(u * b_stride)) };
             }
-            a = a.wrapping_add(unroll);
+            a = a.wrapping_add(unroll * step);
             b = b.wrapping_add(unroll * b_stride);
         }
         for _ in 0..k % unroll {
             // SAFETY: as above.
             unsafe { self.step(s, &mut acc[0], a, b) };
-            a = a.wrapping_add(1);
+            a = a.wrapping_add(step);
             b = b.wrapping_add(b_stride);
         }
         let [mut sum, second, third, fourth] = acc;
@@ -106,7 +135,7 @@ impl<const MR: usize, const NV: usize, const PACKED: bool> Kernel for Tile<MR, N
     }
 }
 
-impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> {
+impl<const MR: usize, const NV: usize, const LAYOUT: u8> Tile<MR, NV, LAYOUT> {
     /// # Safety
     /// The struct's contract.
     #[inline(always)]
@@ -154,24 +183,26 @@ impl<const MR: usize, const NV: usize, const PACKED: bool> Tile<MR, NV, PACKED> 
 /// # Safety
 /// The contract of [`Tile`] for these sizes.
 #[inline(always)]
-pub(super) unsafe fn call<S: Simd>(s: S, rows: usize, vectors: usize, packed: bool, args: Args) {
-    match (vectors, packed) {
-        (1, true) => by_rows::<S, 1, true>(s, rows, args),
-        (1, false) => by_rows::<S, 1, false>(s, rows, args),
-        (_, true) => by_rows::<S, 2, true>(s, rows, args),
-        (_, false) => by_rows::<S, 2, false>(s, rows, args),
+pub(super) unsafe fn call<S: Simd>(s: S, rows: usize, vectors: usize, layout: Layout, args: Args) {
+    match (vectors, layout) {
+        (1, Layout::Packed) => by_rows::<S, 1, PACKED>(s, rows, args),
+        (1, Layout::InPlace) => by_rows::<S, 1, IN_PLACE>(s, rows, args),
+        (1, Layout::Turned) => by_rows::<S, 1, TURNED>(s, rows, args),
+        (_, Layout::Packed) => by_rows::<S, 2, PACKED>(s, rows, args),
+        (_, Layout::InPlace) => by_rows::<S, 2, IN_PLACE>(s, rows, args),
+        (_, Layout::Turned) => by_rows::<S, 2, TURNED>(s, rows, args),
     }
 }
 
 #[inline(always)]
-fn by_rows<S: Simd, const NV: usize, const PACKED: bool>(s: S, rows: usize, args: Args) {
+fn by_rows<S: Simd, const NV: usize, const LAYOUT: u8>(s: S, rows: usize, args: Args) {
     debug_assert!(rows >= 1 && rows <= S::GEMM_ROWS);
     macro_rules! tiles {
         ($($rows:literal)*) => {
             // Tiles taller than the unit's registers allow are never called; the constant condition keeps them out of
             // the binary.
             match rows {
-                $($rows if const { $rows <= S::GEMM_ROWS } => s.vectorize(Tile::<$rows, NV, PACKED> { args }),)*
+                $($rows if const { $rows <= S::GEMM_ROWS } => s.vectorize(Tile::<$rows, NV, LAYOUT> { args }),)*
                 _ => {}
             }
         };

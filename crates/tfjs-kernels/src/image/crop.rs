@@ -52,29 +52,18 @@ pub fn crop_and_resize(
     not_empty(h, w, images)?;
     let src = floats("image", images)?;
     let (boxes, indices) = (boxes.data(), indices.data());
-    let sample = |from: usize, to: usize, low: f32, high: f32, at: usize| -> Option<f32> {
-        let last = (from - 1) as f32;
-        let position = if to > 1 {
-            let scale = (high - low) * last / (to - 1) as f32;
-            low * last + at as f32 * scale
-        } else {
-            0.5 * (low + high) * last
-        };
-        // NaN is outside too.
-        (position >= 0.0 && position <= last).then_some(position)
-    };
     movement::rows(&mut out, ow * c, |first, lines| {
         for (i, line) in lines.chunks_exact_mut(ow * c).enumerate() {
             let (b, y) = ((first + i) / oh, (first + i) % oh);
             let [y1, x1, y2, x2] = [0, 1, 2, 3].map(|k| boxes[b * 4 + k]);
-            let Some(y) = sample(h, oh, y1, y2, y) else {
+            let Some(y) = crop_position(h, oh, y1, y2, y) else {
                 line.fill(extrapolation);
                 continue;
             };
             let image = &src[indices[b] as usize * h * w * c..][..h * w * c];
             let pixel_at = |y: usize, x: usize| &image[(y * w + x) * c..][..c];
             for (x, pixel) in line.chunks_exact_mut(c).enumerate() {
-                let Some(x) = sample(w, ow, x1, x2, x) else {
+                let Some(x) = crop_position(w, ow, x1, x2, x) else {
                     pixel.fill(extrapolation);
                     continue;
                 };
@@ -98,4 +87,17 @@ pub fn crop_and_resize(
         }
     });
     Tensor::new(shape, out)
+}
+
+/// Where sample `at` of `to` between `low` and `high` lies in `from` pixels; `None` outside of them.
+pub(crate) fn crop_position(from: usize, to: usize, low: f32, high: f32, at: usize) -> Option<f32> {
+    let last = (from - 1) as f32;
+    let position = if to > 1 {
+        let scale = (high - low) * last / (to - 1) as f32;
+        low * last + at as f32 * scale
+    } else {
+        0.5 * (low + high) * last
+    };
+    // NaN is outside too.
+    (position >= 0.0 && position <= last).then_some(position)
 }

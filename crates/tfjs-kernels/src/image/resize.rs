@@ -61,6 +61,14 @@ fn lerps(from: usize, to: usize, sampling: Sampling) -> Vec<Lerp> {
         .collect()
 }
 
+/// For each pixel of the result the pixels that it is made of, with their weights.
+pub(crate) fn bilinear_taps(from: usize, to: usize, sampling: Sampling) -> Vec<Vec<(usize, f32)>> {
+    lerps(from, to, sampling)
+        .into_iter()
+        .map(|l| vec![(l.lower, 1.0 - l.weight), (l.upper, l.weight)])
+        .collect()
+}
+
 /// Resizes by bilinear interpolation; the result is `float32`.
 ///
 /// # Errors
@@ -120,12 +128,16 @@ pub fn resize_nearest(images: Tensor, size: &[i32], sampling: Sampling) -> Resul
 }
 
 fn nearest(from: usize, to: usize, sampling: Sampling) -> Axis {
+    let run = |i| Run::Copy { start: nearest_index(i, from, to, sampling), step: 1, len: 1 };
+    Axis::from_runs((0..to).map(run))
+}
+
+/// The pixel that pixel `i` of the result is.
+pub(crate) fn nearest_index(i: usize, from: usize, to: usize, sampling: Sampling) -> usize {
     let scale = sampling.scale(from, to);
-    Axis::from_runs((0..to).map(|i| {
-        let at = if sampling.half_pixel_centers { (i as f32 + 0.5) * scale } else { i as f32 * scale };
-        let at = if sampling.align_corners { at.round() } else { at.floor() };
-        Run::Copy { start: (at.max(0.0) as usize).min(from - 1), step: 1, len: 1 }
-    }))
+    let at = if sampling.half_pixel_centers { (i as f32 + 0.5) * scale } else { i as f32 * scale };
+    let at = if sampling.align_corners { at.round() } else { at.floor() };
+    (at.max(0.0) as usize).min(from - 1)
 }
 
 pub(super) fn not_empty(h: usize, w: usize, images: &Tensor) -> Result<()> {

@@ -46,6 +46,17 @@ fn taps(at: usize, from: usize, scale: f32, sampling: Sampling) -> Taps {
     Taps { index, weight }
 }
 
+/// For each pixel of the result the pixels that it is made of, with their weights.
+pub(crate) fn bicubic_taps(from: usize, to: usize, sampling: Sampling) -> Vec<Vec<(usize, f32)>> {
+    let scale = sampling.scale(from, to);
+    (0..to)
+        .map(|i| {
+            let taps = taps(i, from, scale, sampling);
+            taps.index.into_iter().zip(taps.weight).collect()
+        })
+        .collect()
+}
+
 /// Resizes by cubic convolution; the result is `float32`.
 ///
 /// # Errors

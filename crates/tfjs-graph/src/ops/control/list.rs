@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use smallvec::smallvec;
-use tfjs_kernels::{DType, Tensor};
+use tfjs_kernels::{
+    DType, Tensor,
+    binary::{BinaryOp, binary},
+};
 
 use super::{PartialShape, element_shape, fully_known, index_in, known, merge_shapes, rows, stack};
 use crate::{
@@ -268,6 +271,54 @@ fn list(
     max_len: Option<usize>,
 ) -> Result<Values, OpError> {
     Ok(smallvec![Value::List(Arc::new(TensorList { dtype, element_shape, items, max_len }))])
+}
+
+/// A list of as many elements that were never set.
+pub(in crate::ops) fn zero_list(like: &TensorList) -> Values {
+    let items = vec![None; like.items.len()];
+    smallvec![Value::List(Arc::new(TensorList { items, ..like.clone() }))]
+}
+
+/// The sum of lists, element by element.
+pub(in crate::ops) fn add_lists(x: &mut Inputs) -> Result<Values, OpError> {
+    let n = x.len();
+    let mut rest = Vec::with_capacity(n);
+    for i in 1..n {
+        match x.take_value(i)? {
+            Value::List(l) => rest.push(l),
+            other => return Err(OpError::Kind { index: i, got: other.kind(), expected: "a TensorList" }),
+        }
+    }
+    change(x, |sum| {
+        for list in rest {
+            if list.items.len() != sum.items.len() {
+                let problem = format!("lists of {} and {} elements", sum.items.len(), list.items.len());
+                return Err(OpError::input("inputs", problem));
+            }
+            for (to, from) in sum.items.iter_mut().zip(&list.items) {
+                let Some(from) = from else { continue };
+                *to = Some(match (to.take(), from) {
+                    (Some(Value::Tensor(a)), Value::Tensor(b)) => binary(BinaryOp::Add, a, b.clone())?.into(),
+                    (Some(Value::List(a)), Value::List(b)) => {
+                        let mut pair = Inputs([Value::List(a), Value::List(b.clone())].into_iter().collect());
+                        match add_lists(&mut pair)?.pop() {
+                            Some(sum) => sum,
+                            None => continue,
+                        }
+                    }
+                    (None, from) => from.clone(),
+                    (Some(other), _) => {
+                        return Err(OpError::Kind {
+                            index: 0,
+                            got: other.kind(),
+                            expected: "a list of tensors",
+                        });
+                    }
+                });
+            }
+        }
+        Ok(())
+    })
 }
 
 fn shape_hint(f: Option<&Fact>) -> PartialShape {

@@ -34,7 +34,7 @@ impl Kernels<3> for Pools {
     const MEAN: Kernel<3> = pooling::avg_pool3d;
 }
 
-fn spec<const D: usize>(b: &Build<'_>) -> Result<PoolSpec<D>> {
+pub(super) fn spec<const D: usize>(b: &Build<'_>) -> Result<PoolSpec<D>> {
     let data_format = data_format::<D>(b)?;
     Ok(PoolSpec {
         window: spatial("ksize", &b.attrs.ints("ksize")?, data_format, None)?,

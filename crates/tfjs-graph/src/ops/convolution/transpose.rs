@@ -72,16 +72,23 @@ impl<const D: usize> Transposed<D> {
             &Epilogue,
         ) -> tfjs_kernels::Result<Tensor>,
     ) -> Result<Values> {
-        let fresh;
-        let filter = match &self.filter {
-            Some(f) => f.as_ref(),
-            None => {
-                fresh = TransposedFilter::new(x.tensor(1)?)?;
-                &fresh
-            }
-        };
         let image = x.tensor(2)?;
         let batch = image.dims().first().copied().unwrap_or(0);
+        let Some(filter) = &self.filter else {
+            // A filter that changes is not worth packing: whatever is fastest for this shape.
+            let filter = x.tensor(1)?;
+            let own = filter.dims().get(D).copied().unwrap_or(0);
+            let sizes = x.elements::<i32>(0, "input_sizes")?;
+            let channels = match sizes.len() {
+                n if n == D + 2 => {
+                    let at = if first_spatial(self.spec.data_format) == 1 { D + 1 } else { 1 };
+                    usize::try_from(sizes[at]).ok()
+                }
+                _ => None,
+            };
+            let output = self.sizes(sizes, batch, channels.unwrap_or(own))?;
+            return one(conv::conv_image_grad(image, filter, output, channels, &self.spec));
+        };
         let output = self.sizes(x.elements(0, "input_sizes")?, batch, filter.out_channels())?;
         one(kernel(image, filter, output, &self.spec, &Epilogue::default()))
     }

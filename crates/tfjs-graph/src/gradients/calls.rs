@@ -1,0 +1,107 @@
+//! `If` and calls: the gradient is a function that computes the forward values again.
+use super::{GradCx, Result, Row, gradients_of, row};
+use crate::{
+    Effect, Fact, Port,
+    builder::{Builder, function_attr},
+};
+
+pub(super) const RULES: &[Row] = &[
+    row("If", conditional),
+    row("PartitionedCall", call),
+    row("StatefulPartitionedCall", call),
+    row("StatelessIf", conditional),
+];
+
+fn conditional(c: &mut GradCx<'_>) -> Result<()> {
+    let (condition, branches) = (c.x(0), ["then_branch", "else_branch"]);
+    let args: Vec<Port> = (1..c.inputs()).map(|i| c.x(i)).collect();
+    let wanted: Vec<usize> = (0..args.len()).filter(|&i| c.wants(i + 1)).collect();
+    let (indices, dys) = upstream(c)?;
+    let mut attrs = Vec::new();
+    let mut facts = Vec::new();
+    for name in branches {
+        let function = c.attrs().func(name)?.to_owned();
+        let (gradient, outputs) = backward(c, &function, &args, &wanted, &indices, &dys)?;
+        attrs.push((name, function_attr(&gradient)));
+        facts = outputs;
+    }
+    attrs.push(("Tout", Builder::types(&facts)));
+    let inputs: Vec<Port> = [condition].into_iter().chain(args).chain(dys).collect();
+    let node = c.b.add("StatelessIf", &inputs, &attrs)?;
+    finish(c, node, facts, wanted.iter().map(|i| i + 1))
+}
+
+fn call(c: &mut GradCx<'_>) -> Result<()> {
+    let args: Vec<Port> = (0..c.inputs()).map(|i| c.x(i)).collect();
+    let wanted: Vec<usize> = (0..args.len()).filter(|&i| c.wants(i)).collect();
+    let (indices, dys) = upstream(c)?;
+    let function = c.attrs().func("f")?.to_owned();
+    let (gradient, facts) = backward(c, &function, &args, &wanted, &indices, &dys)?;
+    let attrs = [("f", function_attr(&gradient)), ("Tout", Builder::types(&facts))];
+    let inputs: Vec<Port> = args.into_iter().chain(dys).collect();
+    let node = c.b.add("PartitionedCall", &inputs, &attrs)?;
+    finish(c, node, facts, wanted.into_iter())
+}
+
+/// Outputs that have a gradient, and those.
+fn upstream(c: &mut GradCx<'_>) -> Result<(Vec<usize>, Vec<Port>)> {
+    let mut found = (Vec::new(), Vec::new());
+    for i in 0..c.outputs() {
+        if let Some(dy) = c.dy_of(i)? {
+            found.0.push(i);
+            found.1.push(dy);
+        }
+    }
+    Ok(found)
+}
+
+fn finish(
+    c: &mut GradCx<'_>,
+    node: crate::NodeId,
+    facts: Vec<Fact>,
+    inputs: impl Iterator<Item = usize>,
+) -> Result<()> {
+    c.b.set_facts(node, facts);
+    for (j, i) in inputs.enumerate() {
+        c.set(i, Port { node, index: j as u32 })?;
+    }
+    Ok(())
+}
+
+/// A function from the arguments and the gradients of some outputs to the gradients of the wanted arguments.
+fn backward(
+    c: &mut GradCx<'_>,
+    function: &str,
+    args: &[Port],
+    wanted: &[usize],
+    indices: &[usize],
+    dys: &[Port],
+) -> Result<(String, Vec<Fact>)> {
+    let facts: Vec<Fact> = args.iter().map(|&p| c.fact(p).without_value()).collect();
+    let mut body = c.b.body(Some(function), &facts)?;
+    let ids = body.graph().ids();
+    if let Some(&id) = ids.iter().find(|&&id| body.effect(id) != Effect::Pure) {
+        let op = body.graph().node(id).op.clone();
+        return c.refuse(format!("function `{function}` has a {op}, which cannot be computed twice"));
+    }
+    let inputs: Vec<Port> = body.graph().inputs.iter().map(|e| e.port).collect();
+    let results: Vec<Port> = body.graph().outputs.iter().map(|e| e.port).collect();
+    let mut ys = Vec::with_capacity(dys.len());
+    for (&i, &dy) in indices.iter().zip(dys) {
+        let fact = c.fact(dy).without_value();
+        ys.push((results[i], Some(body.argument(&fact))));
+    }
+    body.graph_mut().outputs.clear();
+    let wrt: Vec<Port> = wanted.iter().map(|&i| inputs[i]).collect();
+    let mut outputs = Vec::with_capacity(wrt.len());
+    for (gradient, &x) in gradients_of(&mut body, &ys, &wrt)?.into_iter().zip(&wrt) {
+        let g = match gradient {
+            Some(gradient) => gradient.dense(&mut body)?,
+            None => body.op("ZerosLike", &[x], &[])?,
+        };
+        body.refine(g, x);
+        body.result(g);
+        outputs.push(body.fact(g).without_value());
+    }
+    Ok((c.b.add_function("gradient", body), outputs))
+}
