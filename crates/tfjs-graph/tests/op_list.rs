@@ -61,7 +61,7 @@ fn page() -> String {
     let mut text = format!(
         "# Ops\n\nGenerated from the registry by `UPDATE_DOCS=1 cargo test -p tfjs-graph --test op_list`.\n\n\
          {count} ops run natively. {both} of the {} that TF.js's converter accepts are among them; ops marked with a\n\
-         dash there run here but not in TF.js: a conversion lowers them where it can and reports them otherwise. The last\n\
+         dash in the third run here but not in TF.js: a conversion lowers them where it can and reports them otherwise. The last\n\
          column says what differentiation does: there is a rule, the gradient is zero, or it is refused.\n",
         tfjs.len()
     );
