@@ -133,6 +133,9 @@ impl Initializer {
     /// # Errors
     /// When the initializer is not known, an option is wrong, or the shape does not fit it.
     pub fn tensor(&self, shape: &[usize], dtype: DType, seed: u64) -> Result<Tensor> {
+        if self.class_name == "UnitForgetBias" {
+            return self.unit_forget_bias(shape, dtype, seed);
+        }
         let c = Config::new(&self.config, Dialect::default());
         let seed = c.opt_int("seed").ok().flatten().map_or(seed, |s| s as u64);
         let filled = |value: f64| -> Result<Tensor> {
@@ -198,6 +201,16 @@ impl Initializer {
     }
 
     /// Mean and half width (uniform) or deviation (normal).
+    /// Biases of the four gates of an LSTM: 1 for the forget gate, the others as `bias_initializer` says.
+    fn unit_forget_bias(&self, shape: &[usize], dtype: DType, seed: u64) -> Result<Tensor> {
+        let inner = self.config.get("bias_initializer").unwrap_or(&Value::Null);
+        let inner = Initializer::parse(inner)?.tensor(shape, dtype, seed)?;
+        let mut data = inner.data::<f32>()?.to_vec();
+        let units = data.len() / 4;
+        data.iter_mut().skip(units).take(units).for_each(|b| *b = 1.0);
+        Ok(Tensor::new(shape, data)?)
+    }
+
     fn scaled(&self, shape: &[usize], scale: f64, fan: Fan, spread: Spread) -> Result<(f64, f64)> {
         let (fan_in, fan_out) = self.fans(shape)?;
         let fan = match fan {
@@ -374,5 +387,21 @@ mod tests {
         assert_eq!(x, values("random_uniform", seeded, &[50]));
         assert!(x.iter().all(|v| (-1.0..2.0).contains(v)));
         assert_ne!(x, values("RandomUniform", serde_json::json!({"minval": -1, "maxval": 2}), &[50]));
+    }
+}
+
+#[cfg(test)]
+mod unit_forget_bias {
+    use serde_json::json;
+    use tfjs_kernels::DType;
+
+    use super::Initializer;
+
+    #[test]
+    fn the_forget_gate_of_an_lstm_starts_open() {
+        let mut initializer = Initializer::named("UnitForgetBias");
+        initializer.config.insert("bias_initializer".to_owned(), json!("zeros"));
+        let bias = initializer.tensor(&[8], DType::Float32, 1).unwrap();
+        assert_eq!(bias.data::<f32>().unwrap(), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
     }
 }

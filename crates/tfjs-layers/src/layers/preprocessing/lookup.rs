@@ -288,14 +288,10 @@ impl Lookup {
             return encode(g, indices, self.mode, depth, self.dtype, None);
         }
         let counts = encode(g, indices, Mode::Count, depth, DType::Float32, None)?;
-        let stored = match self.idf_weight {
-            Some(id) if g.weight_value(id)?.is_some() => Some(id),
-            _ => None,
-        };
-        let weights = match (stored, self.idf(depth)?, self.idf_weight) {
-            (None, Some(weights), _) => g.floats(&weights),
-            (Some(id), ..) | (None, None, Some(id)) => g.weight(id),
-            (None, None, None) => crate::layers::core::built(None)?,
+        let weights = match (self.idf(depth)?, self.idf_weight) {
+            (Some(weights), _) => g.floats(&weights),
+            (None, Some(id)) => g.weight(id),
+            (None, None) => crate::layers::core::built(None)?,
         };
         g.mul(counts, weights)
     }
