@@ -54,6 +54,11 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [LayerDef])> {
 static LAYERS: LazyLock<HashMap<&'static str, LayerDef>> =
     LazyLock::new(|| families().flat_map(|(_, rows)| rows).map(|d| (d.class, *d)).collect());
 
+/// Whether a class of Keras 3 is an operation, and not a layer.
+pub(crate) fn is_operation(config: &LayerConfig, dialect: Dialect) -> bool {
+    operation::find(config, dialect, LAYERS.contains_key(config.class_name.as_str())).is_some()
+}
+
 /// Makes a layer of the table.
 ///
 /// # Errors

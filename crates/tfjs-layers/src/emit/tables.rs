@@ -14,8 +14,9 @@ pub(super) struct Tables {
 impl Tables {
     /// Adds a table and returns the id under which the main graph gets it.
     pub(super) fn add(&mut self, name: &str, keys: Tensor, values: Tensor) -> i64 {
-        let id = self.count;
+        // From 1 on: TF.js takes 0 for "none".
         self.count += 1;
+        let id = self.count;
         let (key, value) = (attr::dtype(keys.dtype()), attr::dtype(values.dtype()));
         // Two tables may share a scope; the name under which the table is kept must be its own.
         let table = Node::new(name, "HashTableV2").attrs(
@@ -36,7 +37,7 @@ impl Tables {
             .inputs([handle.into(), keys.into(), values.into()])
             .attrs(tfjs_graph::Attrs::default().with("Tin", key).with("Tout", value));
         let import = self.graph.add_fresh(import);
-        let output = if id == 0 { "Identity".to_owned() } else { format!("Identity_{id}") };
+        let output = if id == 1 { "Identity".to_owned() } else { format!("Identity_{}", id - 1) };
         let mut output = Node::new(output, "Identity").inputs([handle.into()]);
         output.attrs.set("T", Value::Type(DataType::DtResource as i32));
         output.controls = vec![import];

@@ -208,7 +208,13 @@ struct Concatenate {
 impl Layer for Concatenate {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
         let axis = g.axis(call.input(0)?.port, self.axis)?;
-        let values: Vec<Port> = call.inputs.iter().map(|s| s.port).collect();
+        let mut values: Vec<Port> = call.inputs.iter().map(|s| s.port).collect();
+        // Keras joins values of several types in the widest of them.
+        if values.iter().any(|&x| g.dtype(x) == DType::Float32) {
+            for x in &mut values {
+                *x = g.cast(*x, DType::Float32)?;
+            }
+        }
         let y = g.concat(&values, axis)?;
         let masks: Vec<Option<Port>> = (0..values.len()).map(|i| call.mask(i)).collect();
         if masks.iter().all(Option::is_none) {

@@ -50,11 +50,9 @@ static OPERATIONS: LazyLock<HashMap<&'static str, Emitter>> = LazyLock::new(|| {
 /// The operation that a class of Keras 3 stands for, if it is one. Ten classes are names of layers too: there the module
 /// tells, or that layers say whether they are trainable.
 pub(super) fn find(config: &LayerConfig, dialect: Dialect, is_layer: bool) -> Option<Box<dyn Layer>> {
-    if dialect != Dialect::Keras3 {
-        return None;
-    }
     let is_operation = match &config.module {
         Some(module) => module.contains(".ops"),
+        None if dialect != Dialect::Keras3 => false,
         None => {
             !is_layer || !(config.config.contains_key("trainable") || config.config.contains_key("dtype"))
         }

@@ -34,6 +34,8 @@ pub(super) struct Draft {
 pub(super) struct DraftLayer {
     pub(super) name: String,
     pub(super) class_name: String,
+    /// Python module of an operation, whose class may have the name of a layer.
+    pub(super) module: Option<String>,
     pub(super) config: Map<String, Value>,
     /// With their whole names.
     pub(super) weights: Vec<(String, Constant)>,
@@ -208,6 +210,7 @@ impl<'m> Drafter<'m> {
             return Ok(Written::One(Box::new(DraftLayer {
                 name: name.to_owned(),
                 class_name: draft.class_name.to_owned(),
+                module: None,
                 config: Map::new(),
                 weights: Vec::new(),
                 calls: Vec::new(),
@@ -239,6 +242,7 @@ impl<'m> Drafter<'m> {
             return Ok(Written::One(Box::new(DraftLayer {
                 name: name.to_owned(),
                 class_name: layer.class_name.clone(),
+                module: module_of(layer, self.model.dialect()),
                 config,
                 weights: weights.map(|(name, value)| (name, value.clone())).collect(),
                 calls: Vec::new(),
@@ -320,12 +324,19 @@ impl<'m> Drafter<'m> {
         Ok(Written::One(Box::new(DraftLayer {
             name: name.to_owned(),
             class_name: layer.class_name.clone(),
+            module: module_of(layer, self.model.dialect()),
             config: source.config,
             weights,
             calls: Vec::new(),
             model: None,
         })))
     }
+}
+
+/// The module of an operation of Keras 3; `.h5` files do not say it.
+fn module_of(layer: &LayerConfig, dialect: Dialect) -> Option<String> {
+    let known = layer.module.clone().filter(|module| module.contains(".ops"));
+    known.or_else(|| crate::layers::is_operation(layer, dialect).then(|| "keras.src.ops".to_owned()))
 }
 
 enum Written {
@@ -342,7 +353,15 @@ impl DraftLayer {
         config.insert("dtype".to_owned(), "float32".into());
         config.extend(part.config.iter().filter(|(k, _)| *k != "name").map(|(k, v)| (k.clone(), v.clone())));
         let weights = part.weights.iter().map(|(w, value)| (format!("{name}/{w}"), value.clone())).collect();
-        DraftLayer { name, class_name: part.class.clone(), config, weights, calls: Vec::new(), model: None }
+        DraftLayer {
+            name,
+            class_name: part.class.clone(),
+            module: None,
+            config,
+            weights,
+            calls: Vec::new(),
+            model: None,
+        }
     }
 }
 

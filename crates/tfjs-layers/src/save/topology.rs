@@ -25,7 +25,12 @@ fn config(draft: &Draft) -> Value {
         .map(|l| {
             let nodes: Vec<Value> =
                 if l.class_name == "InputLayer" { Vec::new() } else { l.calls.iter().map(|c| node(draft, c)).collect() };
-            json!({"class_name": l.class_name, "config": layer_config(l), "name": l.name, "inbound_nodes": nodes})
+            let mut entry =
+                json!({"class_name": l.class_name, "config": layer_config(l), "name": l.name, "inbound_nodes": nodes});
+            if let Some(module) = &l.module {
+                entry["module"] = module.clone().into();
+            }
+            entry
         })
         .collect();
     let ends = |ends: &[TensorRef]| ends.iter().map(|t| reference(draft, t)).collect::<Vec<_>>();

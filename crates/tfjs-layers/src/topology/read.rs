@@ -201,9 +201,9 @@ fn connect(model: &mut ModelConfig, config: &Value, list: &[Value], place: &str)
     };
     model.inputs = endpoint("input_layers")?;
     model.outputs = endpoint("output_layers")?;
-    // Keras 3 writes calls as objects, Keras 2 and TF.js as lists.
+    // Keras 3 writes calls as objects, Keras 2 and TF.js as lists. Files for TF.js have objects where it has no word.
     let node = |l: &Value| l.get("inbound_nodes").and_then(|n| n.get(0)).cloned();
-    let lists = !list.iter().filter_map(node).any(|n| n.get("args").is_some());
+    let lists = list.iter().filter_map(node).any(|n| n.is_array());
     shift_nested(model, lists);
     check_references(model, place)
 }

@@ -74,7 +74,7 @@ impl Layer for Local {
             let reached = if self.window.padding == Padding::Same {
                 n
             } else {
-                (n + 1).saturating_sub(self.window.size[i])
+                n.saturating_add(1).saturating_sub(self.window.size[i])
             };
             output.push(reached.div_ceil(self.window.strides[i]));
         }
