@@ -39,7 +39,11 @@ pub(crate) fn write(
         topology: Topology::Graph(topology(&model.graph)),
         user_defined_metadata: user_metadata(model, options, metadata),
         initializer: model.initializer.as_ref().map(topology),
-        initializer_signature: model.initializer.as_ref().map(signature).transpose()?,
+        // Without outputs, tables are found by the names of their nodes.
+        initializer_signature: (model.initializer.as_ref())
+            .filter(|g| !g.outputs.is_empty())
+            .map(signature)
+            .transpose()?,
         weights_manifest: vec![weights.group],
         ..ModelJson::default()
     };

@@ -259,22 +259,6 @@ impl Builder {
         port
     }
 
-    /// An input that the initialising graph hands over under `resource_id`: a hash table.
-    pub fn resource(&mut self, name: &str, resource_id: i64) -> Port {
-        let attrs = Attrs::default()
-            .with("dtype", Value::Type(DataType::DtResource as i32))
-            .with("shape", Value::Shape(Box::default()));
-        let port: Port = self.push(Node::new(name, "Placeholder").attrs(attrs), vec![Fact::unknown()]).into();
-        self.graph.inputs.push(Endpoint {
-            key: format!("{}:0", self.graph.node(port.node).name),
-            port,
-            data_type: DataType::DtResource,
-            shape: Some(TensorShapeProto::default()),
-            resource_id: Some(resource_id),
-        });
-        port
-    }
-
     /// Makes a value an output of the graph under signature key `key`.
     pub fn output(&mut self, key: &str, port: Port) {
         let fact = self.fact(port);

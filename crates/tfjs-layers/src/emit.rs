@@ -136,12 +136,17 @@ impl Emit {
             let problem = format!("a table of {} keys and {} values", keys.shape(), values.shape());
             return Err(LayersError::Inputs(problem));
         }
-        let name = match self.builder.scope() {
-            "" => "table".to_owned(),
-            scope => format!("{scope}/table"),
-        };
-        let id = self.initializer.add(&name, keys, values);
-        Ok(self.builder.resource(&name, id))
+        let attrs = [
+            ("key_dtype", attr::dtype(keys.dtype())),
+            ("value_dtype", attr::dtype(values.dtype())),
+            ("container", attr::text("")),
+            ("shared_name", attr::text("")),
+            ("use_node_name_sharing", attr::bool(true)),
+        ];
+        let handle = self.op(tables::TABLE, &[], &attrs)?;
+        let name = self.builder.graph().node(handle.node).name.clone();
+        self.initializer.add(&name, &attrs, keys, values);
+        Ok(handle)
     }
 
     /// The weights known from now on: those before, and more.

@@ -41,6 +41,9 @@ const FROM_FILE: &[&str] = &["InitializeTableFromTextFile", "InitializeTableFrom
 
 /// Moves the tables that the outputs need into `model.initializer`, and forgets all other initialisation.
 pub(crate) fn run(model: &mut Model) -> Result<usize, ConvertError> {
+    if model.initializer.is_some() {
+        return Ok(0);
+    }
     let graph = &mut model.graph;
     let needed = reachable(graph, graph.outputs.iter().map(|o| o.port.node));
     let tables: Vec<NodeId> = graph

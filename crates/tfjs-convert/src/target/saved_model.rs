@@ -10,7 +10,7 @@ use prost::Message;
 use tfjs_format::proto::{
     AttrValue, DataType, NodeDef, TensorProto, TensorShapeProto, attr_value::Value, tensor_shape_proto::Dim,
 };
-use tfjs_graph::{Constant, Endpoint, Graph, Node, NodeId, Port};
+use tfjs_graph::{Constant, Endpoint, Graph, Node, NodeId};
 use tfjs_kernels::Tensor;
 use tfjs_layers::emit::Emitted;
 
@@ -97,8 +97,7 @@ pub(crate) fn write(emitted: Emitted, directory: &Path) -> Result<usize> {
     Ok(weights)
 }
 
-/// Makes an initializer part of the graph: its tables take the place of the inputs that stand for them. Returns the name
-/// of the node that fills them all.
+/// Makes an initializer part of the graph: tables of one name are one. Returns the name of the node that fills them all.
 fn merge(graph: &mut Graph, initializer: Graph) -> String {
     let mut moved: HashMap<NodeId, NodeId> = HashMap::new();
     let consumers = initializer.consumers();
@@ -109,27 +108,12 @@ fn merge(graph: &mut Graph, initializer: Graph) -> String {
         for port in &mut node.inputs {
             port.node = moved.get(&port.node).copied().unwrap_or(port.node);
         }
-        for control in &mut node.controls {
-            *control = moved.get(control).copied().unwrap_or(*control);
-        }
-        let new = graph.add_fresh(node);
+        let same =
+            graph.find(&node.name).filter(|&other| graph.node(other).op == node.op && node.value.is_none());
+        let new = same.unwrap_or_else(|| graph.add_fresh(node));
         moved.insert(id, new);
         if consumers.of(id).is_empty() {
             ends.push(new);
-        }
-    }
-    let handles: HashMap<Option<i64>, Port> = initializer
-        .outputs
-        .iter()
-        .filter_map(|e| Some((e.resource_id, Port { node: *moved.get(&e.port.node)?, index: e.port.index })))
-        .collect();
-    for input in std::mem::take(&mut graph.inputs) {
-        match handles.get(&input.resource_id).filter(|_| input.resource_id.is_some()) {
-            Some(&handle) => {
-                graph.replace_uses(input.port, handle);
-                graph.remove(input.port.node);
-            }
-            None => graph.inputs.push(input),
         }
     }
     graph.library.extend(initializer.library);
