@@ -303,6 +303,23 @@ impl<'m> Drafter<'m> {
             return Ok(Written::Fragment(fragment));
         }
         let kept = matches!(outcome, Outcome::Keep);
+        // An operation that is kept is one that the layer of that name computes too.
+        let as_layer = self.lower && kept;
+        if !as_layer {
+            // Only this program reads it, and it goes by what the file says.
+            for key in ["trainable", "dtype"] {
+                match layer.config.get(key) {
+                    Some(value) if !kept || key == "trainable" => {
+                        source.config.insert(key.to_owned(), value.clone());
+                    }
+                    Some(_) => {}
+                    None if layer.class_name != "InputLayer" => {
+                        source.config.remove(key);
+                    }
+                    None => {}
+                }
+            }
+        }
         if let Outcome::Unsupported(reason) = outcome {
             let class = layer.class_name.clone();
             self.report.warnings.push(SaveWarning { layer: whole, class, reason });

@@ -51,11 +51,11 @@ pub(super) fn conv(source: &mut Source<'_>) -> Result<Outcome> {
     if source.inputs.first().and_then(tfjs_graph::Fact::rank).is_some_and(|r| r != rank + 2) {
         return Ok(Outcome::Unsupported("TensorFlow.js takes one batch axis only".into()));
     }
-    if rank == 1 {
-        source.config.remove("data_format");
-    }
     if bias_astray(source) {
         return Ok(astray());
+    }
+    if rank == 1 {
+        source.config.remove("data_format");
     }
     if groups <= 1 && !causal && !first {
         return Ok(Outcome::Keep);
