@@ -161,6 +161,12 @@ impl Writer {
         if class == "InputLayer" {
             return Ok(self.input(config));
         }
+        if module.is_some_and(|m| m.contains(".ops")) {
+            // An operation: only what it computes with.
+            let common = |key: &str| key == "trainable" || key == "dtype";
+            let own = config.iter().filter(|(k, _)| !common(k));
+            return Ok(own.map(|(k, v)| (k.clone(), v.clone())).collect());
+        }
         let Some(keys) = KEYS.get(&(self.keras3, class)) else {
             // An operation: its module tells Keras 3 where to find it.
             if KEYS.contains_key(&(!self.keras3, class)) || (self.keras3 && module.is_none()) {

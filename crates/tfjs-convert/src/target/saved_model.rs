@@ -10,7 +10,7 @@ use prost::Message;
 use tfjs_format::proto::{
     AttrValue, DataType, NodeDef, TensorProto, TensorShapeProto, attr_value::Value, tensor_shape_proto::Dim,
 };
-use tfjs_graph::{Constant, Endpoint, Graph, Node, NodeId};
+use tfjs_graph::{Attrs, Constant, Endpoint, Graph, Node, NodeId, Port};
 use tfjs_kernels::Tensor;
 use tfjs_layers::emit::Emitted;
 
@@ -36,6 +36,7 @@ const MAX_BYTES: usize = i32::MAX as usize;
 /// When a constant cannot be read, the model is too large, or writing fails.
 pub(crate) fn write(emitted: Emitted, directory: &Path) -> Result<usize> {
     let mut graph = emitted.graph;
+    narrow(&mut graph);
     let init_op = emitted.initializer.map(|initializer| merge(&mut graph, initializer));
     let mut def = graph.to_def();
     let mut weights = 0;
@@ -95,6 +96,31 @@ pub(crate) fn write(emitted: Emitted, directory: &Path) -> Result<usize> {
         Ok(file.write_all(&bytes)?)
     })?;
     Ok(weights)
+}
+
+/// Outputs of ops that are always int64 in TensorFlow. Graphs here know int32 alone.
+const INT64_OUTPUTS: &[(&str, &[u32])] = &[
+    ("StringSplitV2", &[0, 2]),
+    ("StringToHashBucketFast", &[0]),
+    ("StringToHashBucketStrong", &[0]),
+    ("Where", &[0]),
+];
+
+/// Puts a cast behind each of them.
+fn narrow(graph: &mut Graph) {
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let Some((_, outputs)) = INT64_OUTPUTS.iter().find(|(op, _)| *op == node.op) else { continue };
+        let name = format!("{}/to_int32", node.name);
+        for &index in *outputs {
+            let (wide, cast) = (Port { node: id, index }, Port::from(graph.next_id()));
+            graph.redirect(|p| if p == wide { cast } else { p });
+            let attrs = Attrs::default()
+                .with("SrcT", Value::Type(DataType::DtInt64 as i32))
+                .with("DstT", Value::Type(DataType::DtInt32 as i32));
+            graph.add_fresh(Node::new(name.as_str(), "Cast").inputs([wide]).attrs(attrs));
+        }
+    }
 }
 
 /// Makes an initializer part of the graph: tables of one name are one. Returns the name of the node that fills them all.
