@@ -5,8 +5,11 @@ use common::{noise, recycled};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tfjs_kernels::{
     Activation, Epilogue, Padding,
-    conv::{Conv2dSpec, DepthwiseFilter, PackedFilter, conv2d, depthwise_conv2d},
-    matmul::{PackedB, matmul_packed},
+    conv::{
+        Conv2dSpec, DepthwiseFilter, PackedFilter, conv_filter_grad, conv_image_grad, conv2d,
+        depthwise_conv2d, depthwise_filter_grad, depthwise_image_grad,
+    },
+    matmul::{Orientation, PackedB, matmul, matmul_packed},
 };
 
 /// Rows, depth, columns. The first is the yardstick; the others are layers of classifiers and of a transformer.
@@ -98,6 +101,73 @@ fn depthwise(c: &mut Criterion) {
     }
 }
 
+/// Batch, image size, input and output channels, window, stride: layers in training.
+const TRAINING: &[[usize; 6]] =
+    &[[32, 28, 16, 32, 3, 1], [16, 28, 64, 64, 3, 1], [16, 14, 128, 256, 3, 2], [16, 28, 32, 192, 1, 1]];
+
+/// A convolution and its two gradients; the filter is packed anew each time, as in training.
+fn backward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("training");
+    for &[batch, size, inputs, outputs, window, stride] in TRAINING {
+        let image = noise(&[batch, size, size, inputs]);
+        let shape = [window, window, inputs, outputs];
+        let filter = noise(&shape);
+        let spec = same(stride);
+        let out = size.div_ceil(stride);
+        let dy = noise(&[batch, out, out, outputs]);
+        let flops = 2 * batch * out * out * inputs * outputs * window * window;
+        group.throughput(Throughput::Elements(flops as u64));
+        let name = format!("{batch}x{size}x{size}x{inputs} to {outputs}, {window}x{window}/{stride}");
+        let fits = "shapes that go together";
+        group.bench_function(BenchmarkId::new("forward", &name), |bench| {
+            recycled(bench, || {
+                let filter = PackedFilter::new(&filter, 1).expect(fits);
+                conv2d(&image, &filter, &spec, &Epilogue::default()).expect(fits)
+            });
+        });
+        group.bench_function(BenchmarkId::new("by filter", &name), |bench| {
+            recycled(bench, || conv_filter_grad(&image, &shape, &dy, &spec).expect(fits));
+        });
+        group.bench_function(BenchmarkId::new("by image", &name), |bench| {
+            recycled(bench, || conv_image_grad(&dy, &filter, [size, size], Some(inputs), &spec).expect(fits));
+        });
+    }
+    // A dense layer of 784 by 512 on a batch of 128: forward, by its weights, by its input.
+    let (x, w, dy) = (noise(&[128, 784]), noise(&[784, 512]), noise(&[128, 512]));
+    let (plain, turned) = (Orientation::Plain, Orientation::Transposed);
+    group.throughput(Throughput::Elements(2 * 128 * 784 * 512));
+    for (name, a, b, a_as, b_as) in [
+        ("forward", &x, &w, plain, plain),
+        ("by filter", &x, &dy, turned, plain),
+        ("by image", &dy, &w, plain, turned),
+    ] {
+        group.bench_function(BenchmarkId::new(name, "128x784 to 512"), |bench| {
+            recycled(bench, || matmul(a, b, a_as, b_as).expect("shapes that go together"));
+        });
+    }
+    for [size, channels, window, stride] in [[48, 96, 3, 1], [48, 96, 3, 2]] {
+        let image = noise(&[16, size, size, channels]);
+        let shape = [window, window, channels, 1];
+        let (filter, spec, out) = (noise(&shape), same(stride), size.div_ceil(stride));
+        let dy = noise(&[16, out, out, channels]);
+        group.throughput(Throughput::Elements((2 * 16 * out * out * channels * window * window) as u64));
+        let name = format!("depthwise 16x{size}x{size}x{channels}, {window}x{window}/{stride}");
+        let fits = "shapes that go together";
+        group.bench_function(BenchmarkId::new("forward", &name), |bench| {
+            recycled(bench, || {
+                let filter = DepthwiseFilter::new(&filter).expect(fits);
+                depthwise_conv2d(&image, &filter, &spec, &Epilogue::default()).expect(fits)
+            });
+        });
+        group.bench_function(BenchmarkId::new("by filter", &name), |bench| {
+            recycled(bench, || depthwise_filter_grad(&image, &shape, &dy, &spec).expect(fits));
+        });
+        group.bench_function(BenchmarkId::new("by image", &name), |bench| {
+            recycled(bench, || depthwise_image_grad(&dy, &filter, [size, size], &spec).expect(fits));
+        });
+    }
+}
+
 fn same(stride: usize) -> Conv2dSpec {
     Conv2dSpec { strides: [stride, stride], padding: Padding::Same, ..Conv2dSpec::default() }
 }
@@ -106,5 +176,5 @@ fn bias_relu6(channels: usize) -> Epilogue {
     Epilogue { bias: Some(noise(&[channels])), activation: Activation::Relu6, ..Epilogue::default() }
 }
 
-criterion_group!(benches, gemm, conv, depthwise);
+criterion_group!(benches, gemm, conv, depthwise, backward);
 criterion_main!(benches);

@@ -144,6 +144,21 @@ fn set_diag_v3(c: &mut GradCx<'_>, part: &str) -> Result<()> {
     Ok(())
 }
 
+/// A term whose ellipsis is labels that no equation uses. All ellipses must stand for the same dimensions.
+fn labelled(c: &GradCx<'_>, term: &str, port: Port) -> Result<String> {
+    let Some((before, after)) = term.split_once("...") else { return Ok(term.to_owned()) };
+    let (whole, result) = (c.rank(port)?, c.rank(c.y(0))?);
+    let output = c.attrs().str_or("equation", "")?;
+    let named = output.rsplit("->").next().unwrap_or("").chars().filter(|ch| ch.is_alphabetic()).count();
+    let (own, all) = (whole - before.len() - after.len(), result.saturating_sub(named));
+    let free = ('A'..='Z').chain('a'..='z').filter(|&ch| !output.contains(ch));
+    let labels: String = free.take(own).collect();
+    if own != all || labels.len() != own {
+        return c.refuse("ellipses of different lengths");
+    }
+    Ok(format!("{before}{labels}{after}"))
+}
+
 /// The equation with the operand and the result exchanged; labels that only the operand has are summed over in the
 /// forward direction, so that its gradient repeats along them.
 fn einsum(c: &mut GradCx<'_>) -> Result<()> {
@@ -172,20 +187,20 @@ fn einsum(c: &mut GradCx<'_>) -> Result<()> {
         if term.contains("...") && !lost.is_empty() {
             return c.refuse("a label is summed over in an operand with an ellipsis");
         }
-        // An ellipsis of the operands may have fewer dimensions, or ones, than that of the result.
-        let widened = if !term.contains("...") && output.contains("...") {
-            return c.refuse("an operand has no ellipsis where the result has one");
-        } else {
-            target
+        // Where the operand has no ellipsis its dimensions are summed over, for which they need labels.
+        let spell_out = !term.contains("...") && output.contains("...");
+        let spelled = |c: &GradCx<'_>, term: &str, port: Port| match spell_out {
+            true => labelled(c, term, port),
+            false => Ok(term.to_owned()),
         };
         let mut inputs = vec![dy];
-        let mut text = output.to_owned();
+        let mut text = spelled(c, output, c.y(0))?;
         for &j in &others {
-            text += &format!(",{}", terms[j]);
+            text += &format!(",{}", spelled(c, &terms[j], c.x(j))?);
             let other = c.x(j);
             inputs.push(c.conj(other)?);
         }
-        text += &format!("->{widened}");
+        text += &format!("->{target}");
         let attrs: [(&str, Value); 1] = [("equation", attr::text(&text))];
         let mut g = c.op("Einsum", &inputs, &attrs)?;
         let x = c.x(i);

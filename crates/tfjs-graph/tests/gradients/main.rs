@@ -4,6 +4,7 @@
 
 mod cases;
 mod flow;
+mod tensorflow;
 
 use tfjs_format::proto::attr_value::Value;
 use tfjs_graph::{
