@@ -463,6 +463,12 @@ impl Builder {
         [("T", Self::types(vars)), ("output_shapes", shapes), ("parallel_iterations", attr::int(10))]
     }
 
+    /// A list of functions.
+    pub(crate) fn function_list(names: &[String]) -> Value {
+        let func = names.iter().map(|name| NameAttrList { name: name.clone(), ..NameAttrList::default() });
+        Value::List(Box::new(ListValue { func: func.collect(), ..ListValue::default() }))
+    }
+
     /// A list of the types of values.
     pub(crate) fn types(values: &[Fact]) -> Value {
         let r#type = values.iter().map(|f| data_type_of(f) as i32).collect();

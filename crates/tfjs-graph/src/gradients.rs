@@ -20,6 +20,7 @@ use crate::{GraphError, NodeId, Port, UnsupportedOp, builder::Builder};
 mod arithmetic;
 mod basic_math;
 mod calls;
+mod compose;
 mod convolution;
 mod cx;
 mod graph;
@@ -97,6 +98,7 @@ fn rows() -> impl Iterator<Item = &'static Row> {
         arithmetic::RULES,
         basic_math::RULES,
         calls::RULES,
+        compose::RULES,
         convolution::RULES,
         graph::RULES,
         image::RULES,

@@ -1,4 +1,6 @@
 //! `If` and calls: the gradient is a function that computes the forward values again.
+use tfjs_format::proto::attr_value::Value;
+
 use super::{GradCx, Result, Row, gradients_of, row};
 use crate::{
     Effect, Fact, Port,
@@ -6,28 +8,51 @@ use crate::{
 };
 
 pub(super) const RULES: &[Row] = &[
+    row("Case", case),
     row("If", conditional),
     row("PartitionedCall", call),
     row("StatefulPartitionedCall", call),
+    row("StatelessCase", case),
     row("StatelessIf", conditional),
 ];
 
 fn conditional(c: &mut GradCx<'_>) -> Result<()> {
-    let (condition, branches) = (c.x(0), ["then_branch", "else_branch"]);
+    let names = [c.attrs().func("then_branch")?.to_owned(), c.attrs().func("else_branch")?.to_owned()];
+    branches(c, "StatelessIf", &names, |gradients| {
+        vec![("then_branch", function_attr(&gradients[0])), ("else_branch", function_attr(&gradients[1]))]
+    })
+}
+
+fn case(c: &mut GradCx<'_>) -> Result<()> {
+    let names: Vec<String> = c.attrs().funcs("branches")?.into_iter().map(str::to_owned).collect();
+    branches(c, "StatelessCase", &names, |gradients| vec![("branches", Builder::function_list(gradients))])
+}
+
+fn branches(
+    c: &mut GradCx<'_>,
+    op: &str,
+    names: &[String],
+    attrs: impl FnOnce(&[String]) -> Vec<(&'static str, Value)>,
+) -> Result<()> {
+    let condition = c.x(0);
     let args: Vec<Port> = (1..c.inputs()).map(|i| c.x(i)).collect();
     let wanted: Vec<usize> = (0..args.len()).filter(|&i| c.wants(i + 1)).collect();
     let (indices, dys) = upstream(c)?;
-    let mut attrs = Vec::new();
+    let mut gradients = Vec::with_capacity(names.len());
     let mut facts = Vec::new();
-    for name in branches {
-        let function = c.attrs().func(name)?.to_owned();
-        let (gradient, outputs) = backward(c, &function, &args, &wanted, &indices, &dys)?;
-        attrs.push((name, function_attr(&gradient)));
+    for function in names {
+        let (gradient, outputs) = backward(c, function, &args, &wanted, &indices, &dys)?;
+        gradients.push(gradient);
         facts = outputs;
     }
+    let mut attrs = attrs(&gradients);
+    attrs.push((
+        "Tin",
+        Builder::types(&args.iter().chain(&dys).map(|&p| c.fact(p).clone()).collect::<Vec<_>>()),
+    ));
     attrs.push(("Tout", Builder::types(&facts)));
     let inputs: Vec<Port> = [condition].into_iter().chain(args).chain(dys).collect();
-    let node = c.b.add("StatelessIf", &inputs, &attrs)?;
+    let node = c.b.add(op, &inputs, &attrs)?;
     finish(c, node, facts, wanted.iter().map(|i| i + 1))
 }
 

@@ -5,6 +5,8 @@ use super::{GradCx, Result, Row, row};
 use crate::Port;
 
 pub(super) const RULES: &[Row] = &[
+    row("TensorListConcat", concat),
+    row("TensorListConcatV2", concat),
     row("TensorListFromTensor", |c| {
         let (x, dy) = (c.x(0), c.dy()?);
         let shape = rows_shape(c, x)?;
@@ -60,6 +62,11 @@ pub(super) const RULES: &[Row] = &[
         }
         Ok(())
     }),
+    row("TensorListSplit", |c| {
+        let (lengths, dy, any) = (c.x(2), c.dy()?, c.int(-1));
+        let g = c.op_with("TensorListConcatV2", &[dy, any, lengths], &["element_dtype"])?;
+        c.set(0, g)
+    }),
     row("TensorListStack", |c| {
         let dy = c.dy()?;
         let shape = rows_shape(c, dy)?;
@@ -67,6 +74,12 @@ pub(super) const RULES: &[Row] = &[
         c.set(0, g)
     }),
 ];
+
+fn concat(c: &mut GradCx<'_>) -> Result<()> {
+    let (lengths, dy, any) = (c.y(1), c.dy()?, c.int(-1));
+    let g = c.op_with("TensorListSplit", &[dy, any, lengths], &["element_dtype"])?;
+    c.set(0, g)
+}
 
 fn scatter(c: &mut GradCx<'_>) -> Result<()> {
     let (x, indices, dy) = (c.x(0), c.x(1), c.dy()?);

@@ -4,10 +4,21 @@ use tfjs_graph::{DType, Tensor, builder::attr};
 use crate::{Case, In, case, case_n, custom, flag, int, ints, x};
 
 pub(crate) fn all() -> Vec<Case> {
-    [elementwise(), reductions(), matrices(), joins(), shapes(), images(), norms(), spectral(), lists()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        elementwise(),
+        reductions(),
+        matrices(),
+        joins(),
+        shapes(),
+        images(),
+        norms(),
+        composed(),
+        spectral(),
+        lists(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn elementwise() -> Vec<Case> {
@@ -447,6 +458,47 @@ fn norms() -> Vec<Case> {
     out
 }
 
+fn composed() -> Vec<Case> {
+    let mut out = Vec::new();
+    out.push(case("AdjustContrastv2", vec![x(&[1, 2, 3, 2], 0.0, 1.0), x(&[], 1.4, 1.6)], &[]));
+    out.push(case("Fill", vec![ints(&[2, 3]), x(&[], 1.4, 1.6)], &[]));
+    let attrs = [("stride", attr::int(2)), ("padding", attr::text("SAME"))];
+    out.push(case("Conv1D", vec![x(&[2, 5, 3], -1.0, 1.0), x(&[3, 3, 2], -1.0, 1.0)], &attrs));
+    for activation in ["Relu", "Relu6", "Elu", "LeakyRelu", "Sigmoid", "Tanh"] {
+        let steps = ("fused_ops", attr::texts(["BiasAdd", activation]));
+        out.push(case(
+            "_FusedMatMul",
+            vec![x(&[2, 3], -1.0, 1.0), x(&[3, 4], -1.0, 1.0), x(&[4], -0.4, 1.0)],
+            &[steps],
+        ));
+    }
+    let strides = || ("strides", attr::ints([1, 1, 1, 1]));
+    let padding = || ("padding", attr::text("SAME"));
+    let image = || x(&[1, 3, 3, 2], -1.0, 1.0);
+    let steps = ("fused_ops", attr::texts(["BiasAdd", "Add", "Tanh"]));
+    let inputs = vec![image(), x(&[2, 2, 2, 3], -1.0, 1.0), x(&[3], -1.0, 1.0), x(&[1, 3, 3, 3], -1.0, 1.0)];
+    out.push(case("_FusedConv2D", inputs, &[steps, strides(), padding()]));
+    let steps = ("fused_ops", attr::texts(["BiasAdd", "Prelu"]));
+    let inputs = vec![image(), x(&[2, 2, 2, 3], -1.0, 1.0), x(&[3], -1.0, 1.0), x(&[3], 0.1, 0.4)];
+    out.push(case("_FusedConv2D", inputs, &[steps, strides(), padding()]));
+    let steps = ("fused_ops", attr::texts(["BiasAdd", "Sigmoid"]));
+    let inputs = vec![image(), x(&[2, 2, 2, 2], -1.0, 1.0), x(&[4], -1.0, 1.0)];
+    out.push(case("FusedDepthwiseConv2dNative", inputs, &[steps, strides(), padding()]));
+    for op in ["SparseSegmentSum", "SparseSegmentMean"] {
+        out.push(case(op, vec![x(&[4, 2], 0.0, 1.0), ints(&[3, 0, 3]), ints(&[0, 0, 1])], &[]));
+    }
+    let inputs = vec![x(&[4, 2], 0.0, 1.0), ints(&[3, 0, 3]), ints(&[0, 0, 2]), int(4)];
+    out.push(case("SparseSegmentSumWithNumSegments", inputs, &[]));
+    for (a, b) in [(false, false), (true, true)] {
+        let attrs = [("adjoint_a", flag(a)), ("adjoint_b", flag(b))];
+        let at = In::C(Tensor::new([3, 2], vec![0, 1, 1, 0, 1, 2]).unwrap());
+        let other: &[usize] = if a { &[4, 2] } else { &[3, 4] };
+        let inputs = vec![at, x(&[3], 0.0, 1.0), ints(&[2, 3]), x(other, -1.0, 1.0)];
+        out.push(case("SparseTensorDenseMatMul", inputs, &attrs));
+    }
+    out
+}
+
 fn spectral() -> Vec<Case> {
     let mut out = Vec::new();
     for op in ["FFT", "IFFT", "BatchFFT", "BatchIFFT"] {
@@ -481,6 +533,17 @@ fn lists() -> Vec<Case> {
                 let sum = b.op("AddV2", &[item, p[1]], &[]).unwrap();
                 let list = b.op("TensorListSetItem", &[list, one, sum], &[]).unwrap();
                 vec![b.op("TensorListStack", &[list, shape], &float()).unwrap()]
+            },
+        ),
+        custom(
+            &["TensorListSplit", "TensorListConcat", "TensorListConcatV2"],
+            vec![x(&[3, 2], -1.0, 1.0)],
+            move |b, p| {
+                let (any, lengths) = (number(b, -1), b.constant(Tensor::vector(vec![2i32, 1])));
+                let list = b.op("TensorListSplit", &[p[0], any, lengths], &[]).unwrap();
+                let one = b.op("TensorListConcat", &[list], &float()).unwrap();
+                let two = b.op("TensorListConcatV2", &[list, any, lengths], &float()).unwrap();
+                vec![one, b.op("Mul", &[one, two], &[]).unwrap()]
             },
         ),
         custom(

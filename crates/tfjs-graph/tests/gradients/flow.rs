@@ -9,12 +9,14 @@ use crate::{chain, check, custom, x};
 
 /// Ops whose rules are tested here, or against TensorFlow's values.
 pub(crate) const COVERED: &[&str] = &[
+    "Case",
     "FakeQuantWithMinMaxArgs",
     "FakeQuantWithMinMaxVars",
     "FakeQuantWithMinMaxVarsPerChannel",
     "If",
     "PartitionedCall",
     "StatefulPartitionedCall",
+    "StatelessCase",
     "StatelessIf",
     "StatelessWhile",
     "While",

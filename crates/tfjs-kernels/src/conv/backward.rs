@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::{
     Conv2dSpec, ConvSpec, DepthwiseFilter, PackedFilter, Patches, TransposedFilter, check_channels, conv,
     depthwise_conv2d,
@@ -408,33 +410,43 @@ impl Kernel for DepthwiseImageLines<'_> {
         let [_, height, width] = geometry.axes;
         let channels = geometry.channels;
         let outputs = channels * multiplier;
+        // Which outputs look at a column, and from where in their windows; the same for every line.
+        let columns: Vec<SmallVec<[(usize, usize); 4]>> =
+            (0..width.input).map(|iw| sources(&width, iw).collect()).collect();
+        // Pairs of a row of gradients and a row of the filter that meet in a cell.
+        let mut pairs: SmallVec<[(usize, usize); 32]> = SmallVec::new();
         for (i, line) in out.chunks_exact_mut(width.input * channels).enumerate() {
             let (image, ih) = ((first + i) / height.input, (first + i) % height.input);
-            line.fill(0.0);
-            for (iw, cell) in line.chunks_exact_mut(channels).enumerate() {
-                for (kh, oh) in sources(&height, ih) {
-                    for (kw, ow) in sources(&width, iw) {
-                        let row = (image * height.output + oh) * width.output + ow;
-                        let g = &g[row * outputs..][..outputs];
-                        let w = &w[(kh * width.window + kw) * outputs..][..outputs];
-                        if multiplier == 1 {
-                            for c in (0..channels).step_by(S::LANES) {
-                                let part = c..channels.min(c + S::LANES);
-                                let sum = s.fma(
-                                    s.load_part(&g[part.clone()]),
-                                    s.load_part(&w[part.clone()]),
-                                    s.load_part(&cell[part.clone()]),
-                                );
-                                s.store_part(&mut cell[part], sum);
-                            }
-                        } else {
-                            for (c, (g, w)) in
-                                g.chunks_exact(multiplier).zip(w.chunks_exact(multiplier)).enumerate()
-                            {
-                                cell[c] += g.iter().zip(w).map(|(g, w)| g * w).sum::<f32>();
-                            }
+            let rows: SmallVec<[(usize, usize); 8]> = sources(&height, ih).collect();
+            for (columns, cell) in columns.iter().zip(line.chunks_exact_mut(channels)) {
+                pairs.clear();
+                for &(kh, oh) in &rows {
+                    let row = (image * height.output + oh) * width.output;
+                    pairs.extend(
+                        columns
+                            .iter()
+                            .map(|&(kw, ow)| ((row + ow) * outputs, (kh * width.window + kw) * outputs)),
+                    );
+                }
+                if multiplier == 1 {
+                    for c in (0..channels).step_by(S::LANES) {
+                        let part = c..channels.min(c + S::LANES);
+                        let mut sum = s.zero();
+                        for &(from, tap) in &pairs {
+                            let g = s.load_part(&g[from + part.start..from + part.end]);
+                            sum = s.fma(g, s.load_part(&w[tap + part.start..tap + part.end]), sum);
                         }
+                        s.store_part(&mut cell[part], sum);
                     }
+                    continue;
+                }
+                cell.fill(0.0);
+                for &(from, tap) in &pairs {
+                    let products = g[from..from + outputs]
+                        .chunks_exact(multiplier)
+                        .zip(w[tap..tap + outputs].chunks_exact(multiplier))
+                        .map(|(g, w)| g.iter().zip(w).map(|(g, w)| g * w).sum::<f32>());
+                    cell.iter_mut().zip(products).for_each(|(cell, product)| *cell += product);
                 }
             }
         }

@@ -52,12 +52,18 @@ impl PackedRhs {
             let cols = (n - first).min(width);
             // The last panel may be one vector wide.
             let width = panel.len() / k;
-            for (row, to) in panel.chunks_exact_mut(width).enumerate() {
-                if strides.1 == 1 {
+            if strides.1 == 1 {
+                for (row, to) in panel.chunks_exact_mut(width).enumerate() {
                     to[..cols].copy_from_slice(&data[row * strides.0 + first..][..cols]);
-                } else {
-                    for (col, x) in to[..cols].iter_mut().enumerate() {
-                        *x = data[row * strides.0 + (first + col) * strides.1];
+                }
+                return;
+            }
+            // Transposed: neighbours in a column lie together, so blocks of rows reuse each line that they load.
+            for (block, rows) in panel.chunks_mut(16 * width).enumerate() {
+                for col in 0..cols {
+                    let from = block * 16 * strides.0 + (first + col) * strides.1;
+                    for (row, to) in rows[col..].iter_mut().step_by(width).enumerate() {
+                        *to = data[from + row * strides.0];
                     }
                 }
             }
