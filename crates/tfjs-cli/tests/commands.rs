@@ -214,9 +214,8 @@ fn every_format_is_recognised() {
         let text = stdout(tfjs().args(["inspect", "--json"]).arg(models.join(path)));
         let report: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(report["format"], format, "{path}");
-        let convertible = !format.starts_with("keras");
-        assert_eq!(report["problems"].as_array().unwrap().is_empty(), convertible, "{path}: {report}");
-        assert_eq!(report["outputs"].as_array().unwrap().is_empty(), !convertible, "{path}");
+        assert!(report["problems"].as_array().unwrap().is_empty(), "{path}: {report}");
+        assert!(!report["outputs"].as_array().unwrap().is_empty(), "{path}");
     }
 }
 
@@ -233,4 +232,49 @@ fn a_dump_holds_the_graph_after_each_pass() {
         .assert()
         .success();
     assert!(fs::read_dir(&dump).unwrap().count() > 5);
+}
+
+#[test]
+fn the_format_of_an_input_is_guessed() {
+    let dir = tempdir().unwrap();
+    for (path, out) in [("model.h5", "layers"), ("model.keras", "layers"), ("saved_model", "graph")] {
+        let model = dir.path().join(path);
+        tfjs().arg("convert").arg(digits().join(path)).arg(&model).assert().success();
+        let json: Value = serde_json::from_slice(&fs::read(model.join("model.json")).unwrap()).unwrap();
+        assert_eq!(json["format"], format!("{out}-model"), "{path}");
+    }
+    // From what was just written, back to Keras.
+    let back = dir.path().join("back.h5");
+    let model = dir.path().join("model.h5");
+    tfjs().args(["convert", "--output_format=keras"]).args([&model, &back]).assert().success();
+    assert!(fs::read(back).unwrap().starts_with(b"\x89HDF"));
+}
+
+#[test]
+fn layers_that_tensorflow_js_lacks_are_named() {
+    let dir = tempdir().unwrap();
+    let text = digits().join("../keras2_text/model.h5");
+    let run = |flag: &str| tfjs().args(["convert", flag]).arg(&text).arg(dir.path().join("m")).assert();
+    let warned = run("--output_format=tfjs_layers_model").success();
+    let warned = String::from_utf8_lossy(&warned.get_output().stderr).into_owned();
+    assert!(warned.contains("layer `words` (TextVectorization)"), "{warned}");
+    assert!(warned.contains("--output_format=tfjs_graph_model"), "{warned}");
+    let refused = run("--strict").failure().code(1);
+    let refused = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(refused.contains("TextVectorization"), "{refused}");
+}
+
+#[test]
+fn broken_keras_files_are_refused_with_their_name_and_leave_nothing() {
+    let dir = tempdir().unwrap();
+    let whole = fs::read(digits().join("model.h5")).unwrap();
+    let (broken, out) = (dir.path().join("broken.h5"), dir.path().join("out"));
+    for end in [0, 7, 100, 2000, whole.len() / 2] {
+        fs::write(&broken, &whole[..end]).unwrap();
+        let convert = tfjs().args(["convert", "--input_format=keras"]).args([&broken, &out]).assert();
+        let output = convert.failure().code(1);
+        let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(message.contains("broken.h5"), "cut at {end}: {message}");
+        assert!(!out.join("model.json").exists(), "cut at {end}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tfjs_layers::{LayersModel, Network};
+use tfjs_layers::{LayersModel, Network, SaveOptions};
 
 use super::{LayerReport, Report, tfjs::tensor};
 use crate::CliError;
@@ -25,6 +25,8 @@ pub(super) fn report(location: &str, format: &'static str, about: &str) -> Resul
         report.weigh(weight.dtype.name(), float, elements, bytes);
     }
     describe(&mut report, &model)?;
+    let written = model.check_save(&SaveOptions::default())?;
+    report.problems.extend(written.warnings.iter().map(ToString::to_string));
     Ok(report)
 }
 
