@@ -1,5 +1,6 @@
 //! Configurations with numbers, words and structures where they do not belong: an error or a model, never a panic and never
 //! memory without bound.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,5 @@
 //! Layers that remember; the numbers are tf_keras 2.19's.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use serde_json::json;
 use tfjs_graph::{Constant, GraphModel, ModelOptions};

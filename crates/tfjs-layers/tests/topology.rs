@@ -1,4 +1,5 @@
 //! Configurations of every dialect come out as one form, and broken ones as errors that say where.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use serde_json::{Value, json};
 use tfjs_graph::Constant;

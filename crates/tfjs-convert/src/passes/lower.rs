@@ -318,7 +318,7 @@ fn ascii_lower(l: &mut Lower<'_>) -> Option<Root> {
         return None;
     }
     let mut text = l.input(0)?;
-    for upper in b'A'..b'Z' {
+    for upper in b'A'..=b'Y' {
         let (pattern, letter) = replacement_of(upper);
         text = l.add(&format!("lower_{letter}"), "StaticRegexReplace", &[text], replace(&pattern, &letter));
     }
