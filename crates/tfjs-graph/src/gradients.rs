@@ -4,7 +4,7 @@
 //! # How a rule is written
 //!
 //! Rules stand in tables, one per family of ops, as the ops themselves do. A row names the op and writes nodes with
-//! [`GradCx`]: `c.dy()` is the gradient of output 0, `c.x(i)` and `c.y(i)` are the node's inputs and outputs, `c.set(i, g)`
+//! `GradCx`: `c.dy()` is the gradient of output 0, `c.x(i)` and `c.y(i)` are the node's inputs and outputs, `c.set(i, g)`
 //! says what the gradient of input `i` is. An input without one has no gradient.
 //!
 //! ```text
