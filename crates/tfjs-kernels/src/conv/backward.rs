@@ -15,7 +15,7 @@ use super::{
 use crate::{
     DataFormat, Epilogue, KernelError, Padding, Result, Shape, Tensor,
     epilogue::Finish,
-    gemm::{self, Lhs, PackedRhs, Target, Turned},
+    gemm::{self, Lhs, PackedRhs, RowsRhs, Target, Turned},
     geometry::{self, Axis, Geometry},
     par, pool,
     simd::{self, Isa, Kernel, Simd},
@@ -74,9 +74,15 @@ pub fn conv_filter_grad<const D: usize>(
             let patches = Patches::new(x, &geometry, group * own, own);
             let lhs = Turned { inner: Positions { patches, first: range.start }, rows };
             let first = range.start * filters + group * each;
-            let rhs = PackedRhs::new(isa, range.len(), each, &g[first..], (filters, 1));
             let target = Target { start: group * each, stride: filters };
-            gemm::gemm(&lhs, &rhs, out, target, &Finish::default());
+            let (g, finish) = (&g[first..], Finish::default());
+            match RowsRhs::new(isa, (rows, range.len(), each), g, filters) {
+                Some(rhs) => gemm::gemm(&lhs, &rhs, out, target, &finish),
+                None => {
+                    let rhs = PackedRhs::new(isa, range.len(), each, g, (filters, 1));
+                    gemm::gemm(&lhs, &rhs, out, target, &finish);
+                }
+            }
         }
     };
     let flops = 2 * positions * rows * each;

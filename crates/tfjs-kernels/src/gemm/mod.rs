@@ -26,6 +26,8 @@ const MC: usize = 224;
 const IN_PLACE_ROWS: usize = 6;
 /// With fewer tiles one above the other a product is cut by columns.
 const FEW_TILES: usize = 8;
+/// Products of so many rows read a right operand that is not packed.
+const MOST_ROWS: usize = 64;
 /// Pieces that a large product is cut into for threads.
 const TASKS: usize = 16;
 
@@ -45,7 +47,7 @@ impl PackedRhs {
     /// When an element is outside `data`.
     pub(crate) fn new(isa: Isa, k: usize, n: usize, data: &[f32], strides: (usize, usize)) -> PackedRhs {
         let mut packed = PackedRhs { isa, k, n, data: Aligned::default() };
-        let (lanes, width) = (packed.lanes(), 2 * packed.lanes());
+        let (lanes, width) = (lanes(isa), 2 * lanes(isa));
         packed.data = Aligned::zeroed(k * n.next_multiple_of(lanes));
         par::for_each_chunk(packed.data.as_mut_slice(), (k * width).max(1), |start, panel| {
             let first = start / k;
@@ -83,17 +85,99 @@ impl PackedRhs {
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(self.data.as_slice())
     }
+}
 
+/// The right operand of a product.
+pub(crate) trait Rhs: Sync {
+    /// For which unit it is laid out.
+    fn isa(&self) -> Isa;
+    /// Length of the sums.
+    fn rows(&self) -> usize;
+    /// Columns of the product.
+    fn cols(&self) -> usize;
+    /// `width` columns from `first` on of some rows: floats from the first of them on, and the distance of two rows.
+    fn panel(&self, first: usize, width: usize, rows: Range<usize>) -> (&[f32], usize);
+
+    /// Floats per vector.
     fn lanes(&self) -> usize {
-        match self.isa {
-            Isa::Avx512 => 16,
-            Isa::Avx2 => 8,
-            Isa::Scalar | Isa::Neon => 4,
-        }
+        lanes(self.isa())
     }
 
+    /// Panels of two vectors.
     fn panels(&self) -> usize {
-        self.n.div_ceil(2 * self.lanes())
+        self.cols().div_ceil(2 * self.lanes())
+    }
+}
+
+fn lanes(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 => 16,
+        Isa::Avx2 => 8,
+        Isa::Scalar | Isa::Neon => 4,
+    }
+}
+
+impl Rhs for PackedRhs {
+    fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn rows(&self) -> usize {
+        self.k
+    }
+
+    fn cols(&self) -> usize {
+        self.n
+    }
+
+    #[inline(always)]
+    fn panel(&self, first: usize, width: usize, rows: Range<usize>) -> (&[f32], usize) {
+        (&self.data.as_slice()[self.k * first + rows.start * width..][..rows.len() * width], width)
+    }
+}
+
+/// A right operand whose rows are read where they are: for products of so few rows that packing would not pay.
+pub(crate) struct RowsRhs<'a> {
+    isa: Isa,
+    k: usize,
+    n: usize,
+    data: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> RowsRhs<'a> {
+    /// `k` rows of `n` floats, `stride` apart; `None` where they have to be packed, or should be for a product of `m` rows.
+    pub(crate) fn new(
+        isa: Isa,
+        (m, k, n): (usize, usize, usize),
+        data: &'a [f32],
+        stride: usize,
+    ) -> Option<RowsRhs<'a>> {
+        let width = 2 * lanes(isa);
+        // Rows that are one panel, or so few rows of the product that each panel is read a few times only.
+        let pays = n.is_multiple_of(lanes(isa)) && (n <= width || m <= MOST_ROWS);
+        let fits = k > 0 && n <= stride && data.len() >= (k - 1) * stride + n;
+        (pays && fits).then_some(RowsRhs { isa, k, n, data, stride })
+    }
+}
+
+impl Rhs for RowsRhs<'_> {
+    fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn rows(&self) -> usize {
+        self.k
+    }
+
+    fn cols(&self) -> usize {
+        self.n
+    }
+
+    #[inline(always)]
+    fn panel(&self, first: usize, width: usize, rows: Range<usize>) -> (&[f32], usize) {
+        let len = if rows.is_empty() { 0 } else { (rows.len() - 1) * self.stride + width };
+        (&self.data[rows.start * self.stride + first..][..len], self.stride)
     }
 }
 
@@ -184,8 +268,8 @@ pub(crate) struct Target {
 ///
 /// # Panics
 /// When `out` or an operand of `finish` is too small.
-pub(crate) fn gemm<L: Lhs>(lhs: &L, rhs: &PackedRhs, out: &mut [f32], target: Target, finish: &Finish<'_>) {
-    let (m, n) = (lhs.rows(), rhs.n);
+pub(crate) fn gemm<L: Lhs, R: Rhs>(lhs: &L, rhs: &R, out: &mut [f32], target: Target, finish: &Finish<'_>) {
+    let (m, n) = (lhs.rows(), rhs.cols());
     if m == 0 || n == 0 {
         return;
     }
@@ -198,7 +282,7 @@ pub(crate) fn gemm<L: Lhs>(lhs: &L, rhs: &PackedRhs, out: &mut [f32], target: Ta
         let rows = r * cut.rows..m.min((r + 1) * cut.rows);
         let panels = p * cut.panels..rhs.panels().min((p + 1) * cut.panels);
         simd::dispatch_on(
-            rhs.isa,
+            rhs.isa(),
             Block { lhs, rhs, rows, panels, tile: cut.tile, out: &out, target, finish },
         );
     });
@@ -215,8 +299,8 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(m: usize, rhs: &PackedRhs) -> Cut {
-        let most = match rhs.isa {
+    fn new(m: usize, rhs: &impl Rhs) -> Cut {
+        let most = match rhs.isa() {
             Isa::Avx512 => 14,
             Isa::Neon => 12,
             Isa::Avx2 => 6,
@@ -225,7 +309,7 @@ impl Cut {
         // Tiles of nearly equal height: 49 rows are 13 + 13 + 13 + 10, not 14 + 14 + 14 + 7.
         let tiles = m.div_ceil(most);
         let tile = m.div_ceil(tiles);
-        let flops = 2.0 * m as f64 * rhs.n as f64 * rhs.k as f64;
+        let flops = 2.0 * m as f64 * rhs.cols() as f64 * rhs.rows() as f64;
         let wanted = ((flops / par::GRAIN_FLOPS as f64) as usize).clamp(1, TASKS);
         let panels = rhs.panels();
         let (mut rows, mut panels_each) = (MC.div_ceil(tile) * tile, panels);
@@ -249,9 +333,9 @@ impl Cut {
 }
 
 /// One task of a product.
-struct Block<'a, L> {
+struct Block<'a, L, R> {
     lhs: &'a L,
-    rhs: &'a PackedRhs,
+    rhs: &'a R,
     rows: Range<usize>,
     panels: Range<usize>,
     tile: usize,
@@ -260,11 +344,11 @@ struct Block<'a, L> {
     finish: &'a Finish<'a>,
 }
 
-impl<L: Lhs> Kernel for Block<'_, L> {
+impl<L: Lhs, R: Rhs> Kernel for Block<'_, L, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let k = self.rhs.k;
+        let k = self.rhs.rows();
         let blocks = k.div_ceil(KC).max(1);
         let depth = k.div_ceil(blocks);
         for block in 0..blocks {
@@ -300,13 +384,13 @@ impl<L: Lhs> Kernel for Block<'_, L> {
     }
 }
 
-impl<L: Lhs> Block<'_, L> {
+impl<L: Lhs, R: Rhs> Block<'_, L, R> {
     /// Whether the tiles read rows this far apart where they are, or a copy of them.
     #[inline(always)]
     fn reads_in_place(&self, stride: usize) -> bool {
         // Tall and wide tiles leave no registers for the addresses of rows that are not a constant apart: copied rows
         // are then twice as fast. For one vector of columns, or few rows, copying would cost more than it gains.
-        let small = self.rhs.n <= self.rhs.lanes() || self.tile <= IN_PLACE_ROWS;
+        let small = self.rhs.cols() <= self.rhs.lanes() || self.tile <= IN_PLACE_ROWS;
         // Rows that fall into the same few sets of the first cache throw each other out.
         small && (self.tile <= 2 || self.panels.len() <= 2 || !stride.is_multiple_of(256))
     }
@@ -322,16 +406,15 @@ impl<L: Lhs> Block<'_, L> {
         cols: Range<usize>,
         last: bool,
     ) {
-        let b = self.rhs.data.as_slice();
         let plain = Finish::default();
         let finish = if last { self.finish } else { &plain };
         let mut aside = [0.0f32; 16 * 2 * simd::MAX_LANES];
         for panel in self.panels.clone() {
             let first = panel * 2 * S::LANES;
-            let n = (self.rhs.n - first).min(2 * S::LANES);
+            let n = (self.rhs.cols() - first).min(2 * S::LANES);
             let vectors = n.div_ceil(S::LANES);
             let width = vectors * S::LANES;
-            let b = &b[self.rhs.k * first + cols.start * width..][..cols.len() * width];
+            let (b, b_stride) = self.rhs.panel(first, width, cols.clone());
             for row in self.rows.clone().step_by(self.tile) {
                 let m = (self.rows.end - row).min(self.tile);
                 let first_row = row - self.rows.start;
@@ -346,7 +429,7 @@ impl<L: Lhs> Block<'_, L> {
                     a: a.as_ptr().wrapping_add(from),
                     a_stride: stride,
                     b: b.as_ptr(),
-                    b_stride: width,
+                    b_stride,
                     c: self.out.ptr().wrapping_add(self.target.start + row * self.target.stride + first),
                     ldc: self.target.stride,
                     load: cols.start > 0,
