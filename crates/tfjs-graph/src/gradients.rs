@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use tfjs_kernels::{DType, Tensor};
 
-use crate::{GraphError, NodeId, Port, UnsupportedOp, builder::Builder};
+use crate::{GraphError, NodeId, Port, UnsupportedOp, builder::Builder, builtin};
 
 mod arithmetic;
 mod basic_math;
@@ -207,6 +207,10 @@ pub fn gradients_of(
             }
             let node = b.graph().node(id).clone();
             let Some(Rule::Grad(rule)) = rule(&node.op) else { continue };
+            if builtin(&node.op).is_some_and(|def| !def.arity.contains(&node.inputs.len())) {
+                let problem = format!("it has {} inputs", node.inputs.len());
+                return Err(GraphError::Gradient { node: node.name, op: node.op, problem });
+            }
             let count = outputs(b, id, &sums);
             b.set_scope(format!("{prefix}/{}", node.name));
             let mut grads = Vec::with_capacity(count);

@@ -111,6 +111,13 @@ fn backward(
     }
     let inputs: Vec<Port> = body.graph().inputs.iter().map(|e| e.port).collect();
     let results: Vec<Port> = body.graph().outputs.iter().map(|e| e.port).collect();
+    if inputs.len() != args.len() || indices.iter().any(|&i| i >= results.len()) {
+        return c.refuse(format!(
+            "function `{function}` has {} arguments and {} results",
+            inputs.len(),
+            results.len()
+        ));
+    }
     let mut ys = Vec::with_capacity(dys.len());
     for (&i, &dy) in indices.iter().zip(dys) {
         let fact = c.fact(dy).without_value();

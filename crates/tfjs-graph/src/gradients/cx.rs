@@ -67,6 +67,15 @@ impl<'a> GradCx<'a> {
         self.grads.len()
     }
 
+    /// A number of outputs, from an attribute.
+    pub(crate) fn count(&self, name: &'static str) -> Result<usize> {
+        let count = self.attrs().int_or(name, 0)?;
+        match usize::try_from(count).ok().filter(|&n| n > 0 && n <= 1 << 20) {
+            Some(count) => Ok(count),
+            None => self.refuse(format!("attribute `{name}` is {count}")),
+        }
+    }
+
     /// Input `i`.
     pub(crate) fn x(&self, i: usize) -> Port {
         self.node.inputs[i]

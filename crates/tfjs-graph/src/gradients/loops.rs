@@ -23,6 +23,13 @@ fn while_loop(c: &mut GradCx<'_>) -> Result<()> {
     let (cond, body) = (c.attrs().func("cond")?.to_owned(), c.attrs().func("body")?.to_owned());
     let n = c.inputs();
     let original = c.b.function_body(&body)?;
+    if original.inputs.len() != n || original.outputs.len() != n {
+        return c.refuse(format!(
+            "its body has {} arguments and {} results",
+            original.inputs.len(),
+            original.outputs.len()
+        ));
+    }
     let invariant: Vec<bool> = (0..n).map(|i| passes_through(original, i)).collect();
     let bound = original.id_bound() as u32;
     let facts: Vec<Fact> = (0..n)

@@ -158,6 +158,9 @@ fn product(c: &mut GradCx<'_>) -> Result<()> {
     let rank = c.rank(x)? as i32;
     let Some(axes) = c.ints_of(1) else { return c.refuse("the axes are not constant") };
     let reduced: Vec<i32> = axes.iter().map(|&a| if a < 0 { a + rank } else { a }).collect();
+    if let Some(axis) = reduced.iter().find(|a| !(0..rank).contains(*a)) {
+        return c.refuse(format!("axis {axis} of {rank} dimensions"));
+    }
     let dy = kept(c, dy)?;
     if reduced.is_empty() {
         return c.set(0, dy);

@@ -9,7 +9,7 @@ pub(super) const RULES: &[Row] = &[
     row("ConcatV2", |c| concat(c, c.inputs() - 1, 0)),
     row("DynamicPartition", |c| {
         let (x, parts) = (c.x(0), c.x(1));
-        let count = c.attrs().int_or("num_partitions", 1)?;
+        let count = c.count("num_partitions")? as i64;
         // Where each row went.
         let rows = c.un("Size", parts)?;
         let (zero, one) = (c.int(0), c.int(1));
@@ -101,7 +101,7 @@ pub(super) const RULES: &[Row] = &[
         c.set(0, g)
     }),
     row("Split", |c| {
-        let (axis, n) = (c.x(0), c.attrs().int_or("num_split", 1)? as usize);
+        let (axis, n) = (c.x(0), c.count("num_split")?);
         let mut parts = Vec::with_capacity(n + 1);
         for i in 0..n {
             parts.push(c.dy_or_zeros(i)?);
@@ -111,7 +111,7 @@ pub(super) const RULES: &[Row] = &[
         c.set(1, g)
     }),
     row("SplitV", |c| {
-        let (axis, n) = (c.x(2), c.attrs().int_or("num_split", 1)? as usize);
+        let (axis, n) = (c.x(2), c.count("num_split")?);
         let mut parts = Vec::with_capacity(n + 1);
         for i in 0..n {
             parts.push(c.dy_or_zeros(i)?);
@@ -177,7 +177,7 @@ pub(super) const RULES: &[Row] = &[
     row("TopK", top_k),
     row("TopKV2", top_k),
     row("Unpack", |c| {
-        let (n, axis) = (c.attrs().int_or("num", 0)? as usize, c.attrs().int_or("axis", 0)?);
+        let (n, axis) = (c.count("num")?, c.attrs().int_or("axis", 0)?);
         let mut parts = Vec::with_capacity(n);
         for i in 0..n {
             parts.push(c.dy_or_zeros(i)?);
@@ -248,6 +248,9 @@ fn gather(c: &mut GradCx<'_>, axis: Port, batch_dims: i64) -> Result<()> {
     let at = if at < 0 { at + rank } else { at };
     let index_rank = c.rank(indices)? as i32;
     let batch = if batch_dims < 0 { batch_dims as i32 + index_rank } else { batch_dims as i32 };
+    if !(0..rank).contains(&at) || !(0..=at.min(index_rank)).contains(&batch) {
+        return c.refuse(format!("axis {at} with {batch} batch dimensions of {rank}"));
+    }
     if batch == 0 && at == 0 {
         let shape = c.shape(x)?;
         let flat = c.ints(&[-1]);

@@ -177,6 +177,32 @@ fn all_ops_without_a_rule_are_named_at_once() {
 }
 
 #[test]
+fn nodes_that_no_file_should_have_are_refused() {
+    use tfjs_graph::{Attrs, Graph, Node};
+    let differentiate = |node: Node| {
+        let mut graph = Graph::default();
+        let shape = attr::shape(Some(&[Some(2), Some(3)]));
+        let attrs = Attrs::default().with("dtype", attr::dtype(DType::Float32)).with("shape", shape);
+        let x = graph.add(Node::new("x", "Placeholder").attrs(attrs)).unwrap();
+        let axis = tfjs_graph::Constant::new(DType::Int32.to_proto(), Tensor::vector(vec![7i32]));
+        let axis = graph.add(Node::constant("axis", axis)).unwrap();
+        let inputs: Vec<Port> =
+            node.inputs.iter().map(|p| if p.index == 0 { x.into() } else { axis.into() }).collect();
+        let y = graph.add(node.inputs(inputs)).unwrap();
+        let mut b = Builder::from_graph(graph).unwrap();
+        gradients(&mut b, y.into(), &[x.into()])
+    };
+    let port = |index| Port { node: tfjs_graph::NodeId(0), index };
+    let node = |op: &str, inputs: &[u32]| Node::new("y", op).inputs(inputs.iter().map(|&i| port(i)));
+    assert!(differentiate(node("Mul", &[0])).is_err());
+    assert!(differentiate(node("Prod", &[0, 1])).is_err());
+    assert!(differentiate(node("GatherV2", &[0, 1, 1])).is_err());
+    let many = Attrs::default().with("num", attr::int(i64::MAX));
+    assert!(differentiate(node("Unpack", &[0]).attrs(many)).is_err());
+    assert!(differentiate(node("While", &[0])).is_err());
+}
+
+#[test]
 fn embeddings_keep_their_gradients_sparse() {
     let mut b = Builder::default();
     let table = b.placeholder("table", DType::Float32, &[Some(5), Some(2)]);
