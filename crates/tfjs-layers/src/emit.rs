@@ -17,6 +17,18 @@ mod tables;
 
 type Result<T> = std::result::Result<T, LayersError>;
 
+/// Largest constant that a layer computes while it is written, in elements.
+const LARGEST_TABLE: usize = 1 << 26;
+
+/// The number of elements of a constant that a layer computes while it is written.
+///
+/// # Errors
+/// When it is too large to be meant.
+pub fn table_size(sizes: &[usize]) -> Result<usize> {
+    let size = sizes.iter().try_fold(1usize, |n, &s| n.checked_mul(s)).filter(|&n| n <= LARGEST_TABLE);
+    size.ok_or_else(|| LayersError::Inputs(format!("a constant of {sizes:?} elements is too large")))
+}
+
 /// Writes a graph for a model's layers.
 #[derive(Debug)]
 pub struct Emit {

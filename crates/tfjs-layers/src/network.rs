@@ -256,6 +256,13 @@ pub(crate) fn input_fact(layer: &LayerConfig) -> Result<Fact> {
         }
     };
     dims.extend(shape.as_array().into_iter().flatten().map(|d| d.as_u64().map(|n| n as usize)));
+    if dims.iter().flatten().any(|&n| n > i32::MAX as usize) {
+        return Err(LayersError::Field {
+            place: format!("layer `{}`", layer.name),
+            field: "batch_input_shape".to_owned(),
+            expected: "of sizes up to 2147483647",
+        });
+    }
     let dtype = config.get("dtype").and_then(dtype_of).unwrap_or(DType::Float32);
     Ok(Fact::new(dtype, dims))
 }

@@ -4,6 +4,7 @@ use tfjs_graph::{Port, builder::attr};
 use tfjs_kernels::DType;
 
 use super::spatial;
+use crate::emit::table_size;
 use crate::{Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Sym};
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -232,6 +233,7 @@ impl Adaptive {
         n: usize,
         first: usize,
     ) -> Result<Port> {
+        table_size(&[n])?;
         let bounds = |i: usize| {
             (
                 (i as u128 * length as u128 / n as u128) as usize,

@@ -133,7 +133,10 @@ fn along(
 ) -> Result<Port> {
     let to = size.known(from);
     let weights = match (from, to) {
-        (Dim::Known(n), Some(m)) => g.constant(Tensor::new([m, n], weights(method, n, m, antialias))?),
+        (Dim::Known(n), Some(m)) => {
+            crate::emit::table_size(&[m, n])?;
+            g.constant(Tensor::new([m, n], weights(method, n, m, antialias))?)
+        }
         _ => {
             let to = size.value(g, from)?;
             let from = g.dim_value(from)?;

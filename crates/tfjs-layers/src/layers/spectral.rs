@@ -7,6 +7,7 @@ use super::{
     core::built,
     spatial::{self, times},
 };
+use crate::emit::table_size;
 use crate::{Call, Config, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, emit::Dim};
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -198,7 +199,11 @@ fn mel(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         min_power: c.f32_or("min_power", 1e-10)?,
         ref_power: c.f32_or("ref_power", 1.0)?,
     };
-    if layer.stride == 0 || fft_length == 0 || fft_length < layer.sequence_length || fft_length > 1 << 24 {
+    if layer.stride == 0
+        || fft_length == 0
+        || fft_length < layer.sequence_length
+        || fft_length.max(layer.stride) > 1 << 24
+    {
         return Err(c.wrong(
             "fft_length",
             "a size of at least `sequence_length` and at most 2^24, and steps of at least 1",
@@ -301,8 +306,8 @@ impl Mel {
         let padded = g.op("MirrorPad", &[x, pads], &[("mode", attr::text("REFLECT"))])?;
         let indices = match g.dim(x, rank - 1)? {
             Dim::Known(n) => {
-                let count = (n + 2 * around).saturating_sub(self.fft_length) / self.stride + 1;
-                let all = times(count, self.fft_length)?;
+                let count = n.saturating_add(2 * around).saturating_sub(self.fft_length) / self.stride + 1;
+                let all = table_size(&[count, self.fft_length])?;
                 let index = |i: usize| (i / self.fft_length * self.stride + i % self.fft_length) as i32;
                 let indices: Vec<i32> = (0..all).map(index).collect();
                 g.constant(Tensor::new([count, self.fft_length], indices)?)

@@ -1,6 +1,7 @@
 //! Contrast limited adaptive histogram equalization.
 
 use super::{Result, on_images, to_range, value_range};
+use crate::emit::table_size;
 use crate::{
     Call, Config, Emit, Layer, LayersError, Sym,
     emit::Dim,
@@ -66,6 +67,7 @@ impl Clahe {
         let [height, width, channels] = [1, 2, 3].map(|i| g.known_dim(x, i, "size of images"));
         let (height, width, channels) = (height?, width?, channels?);
         let [gh, gw] = self.grid;
+        table_size(&[height, width])?;
         let (th, tw) = (height.div_ceil(gh), width.div_ceil(gw));
         let (all_h, all_w) = (times(th, gh)?, times(tw, gw)?);
         if all_h > 2 * height || all_w > 2 * width {

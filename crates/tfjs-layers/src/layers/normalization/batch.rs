@@ -5,6 +5,7 @@ use tfjs_graph::{Fact, Port, builder::attr};
 use tfjs_kernels::{DType, Tensor};
 
 use super::{Affine, Result, axes_of, inverse_root, spread, standardize};
+use crate::emit::table_size;
 use crate::{
     Call, Config, Dialect, Emit, Initializer, Layer, Scope, Sym, WeightId,
     layers::{core::built, spatial},
@@ -128,7 +129,7 @@ impl BatchNormalization {
 
     /// The op that passes fold into a convolution before it.
     fn fused(&self, g: &mut Emit, x: Port, b: &Built) -> Result<Port> {
-        let channels = g.known_dim(x, 3, "number of channels")?;
+        let channels = table_size(&[g.known_dim(x, 3, "number of channels")?])?;
         let full = |g: &mut Emit, id: Option<WeightId>, value: f32| match id {
             Some(id) => Ok(g.weight(id)),
             None => Ok::<_, crate::LayersError>(g.constant(Tensor::new([channels], vec![value; channels])?)),

@@ -6,6 +6,7 @@ use tfjs_kernels::DType;
 
 use super::args::{Args, NAMED, wrong};
 use super::{Emitter, OPERATIONS, Operation, Result, Row, one, reduction, shape};
+use crate::emit::table_size;
 use crate::{Config, Emit, Layer, LayersError, activations, layers::core::constant};
 
 /// Names of TensorFlow (without modules) and what the tables of operations call them.
@@ -216,6 +217,7 @@ const FUNCTIONS: &[Row] = &[
         let rows = rows.ok_or_else(|| wrong(&["num_rows"], "it is no size"))?;
         let columns = a.int(1, &["num_columns"])?.and_then(|n| usize::try_from(n).ok()).unwrap_or(rows);
         a.refuse("batch_shape", &[])?;
+        table_size(&[rows, columns])?;
         let data = (0..rows).flat_map(|r| (0..columns).map(move |c| f32::from(u8::from(r == c)))).collect();
         let y = g.constant(tfjs_kernels::Tensor::new([rows, columns], data)?);
         one(match a.dtype(NAMED)? {

@@ -6,6 +6,7 @@ use tfjs_kernels::{DType, Tensor};
 
 use super::args::{Args, NAMED, wrong};
 use super::{Result, Row, one, reduction, shape::flat};
+use crate::emit::table_size;
 use crate::{Emit, einsum::einsum, emit::Dim, topology::Arg};
 
 pub(super) const OPS: &[Row] = &[
@@ -125,7 +126,8 @@ pub(super) const OPS: &[Row] = &[
     ("inv", |g, a| {
         let x = a.float_x(g)?;
         let n = g.known_dim(x, g.rank(x)?.saturating_sub(1), "size of the matrix")?;
-        let eye: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i / n.max(1) == i % n.max(1)))).collect();
+        let eye: Vec<f32> =
+            (0..table_size(&[n, n])?).map(|i| f32::from(u8::from(i / n.max(1) == i % n.max(1)))).collect();
         let eye = g.constant(Tensor::new([n, n], eye)?);
         one(eliminate(g, x, Some(eye)).map(|(solution, _)| solution))
     }),

@@ -133,6 +133,9 @@ pub(super) const OPS: &[Row] = &[
             Some(n) => usize::try_from(n).unwrap_or(0),
             None => g.known_dim(x, axis, "number of parts")?,
         };
+        if count > MOST_OUTPUTS {
+            return Err(wrong(&["num"], "it is no number of parts"));
+        }
         let attrs = [("axis", attr::int(axis as i64)), ("num", attr::int(count as i64))];
         g.op_n("Unpack", &[x], &attrs, count)
     }),
@@ -335,6 +338,9 @@ fn filled_like(g: &mut Emit, a: &Args<'_>, value: f64) -> Result<Port> {
     fill(g, x, value)
 }
 
+/// More parts than any model cuts a value into.
+const MOST_OUTPUTS: usize = 1 << 16;
+
 /// Parts along an axis: a number of equal ones, places where to cut (Keras 3), or sizes (TensorFlow).
 fn split(g: &mut Emit, a: &Args<'_>, x: Port, axis: usize) -> Result<Vec<Port>> {
     let names = ["indices_or_sections", "num_or_size_splits"];
@@ -342,7 +348,8 @@ fn split(g: &mut Emit, a: &Args<'_>, x: Port, axis: usize) -> Result<Vec<Port>> 
     let is_list = matches!(&given, Some(Arg::Value(v)) if v.is_array() || v.is_object());
     let list = a.ints(1, &names)?.ok_or_else(|| wrong(&names, "it is missing"))?;
     if !is_list {
-        let count = list.first().and_then(|&n| usize::try_from(n).ok()).filter(|&n| n > 0);
+        let count = list.first().and_then(|&n| usize::try_from(n).ok());
+        let count = count.filter(|n| (1..=MOST_OUTPUTS).contains(n));
         let count = count.ok_or_else(|| wrong(&names, "it is no number of parts"))?;
         return match g.shape(x)?.get(axis).copied().flatten() {
             // `array_split` makes the first parts larger.
@@ -403,6 +410,8 @@ fn repeat(g: &mut Emit, a: &Args<'_>) -> Result<Port> {
         let shape = g.op("Pack", &parts, &[("axis", attr::int(0))])?;
         return g.op("Reshape", &[wide, shape], &[]);
     }
+    let total = times.iter().try_fold(0usize, |n, &t| n.checked_add(usize::try_from(t).unwrap_or(0)));
+    crate::emit::table_size(&[total.unwrap_or(usize::MAX)])?;
     let each = times.iter().enumerate().map(|(i, &n)| (i as i32, usize::try_from(n).unwrap_or(0)));
     let indices: Vec<i32> = each.flat_map(|(i, n)| std::iter::repeat_n(i, n)).collect();
     let (indices, axis) = (g.ints(&indices), g.int(axis as i32));

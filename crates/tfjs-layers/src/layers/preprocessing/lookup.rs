@@ -139,7 +139,7 @@ impl Lookup {
             mode,
             max_tokens,
             pad_to_max_tokens,
-            num_oov: c.usize_or("num_oov_indices", 1)?,
+            num_oov: crate::emit::table_size(&[c.usize_or("num_oov_indices", 1)?])?,
             mask_token,
             oov_token: token("oov_token", Some(default_oov))?,
             hashed_integers,

@@ -4,6 +4,7 @@ use tfjs_graph::{Fact, Port};
 use tfjs_kernels::{DType, Tensor};
 
 use super::encode::{Mode, encode};
+use crate::emit::table_size;
 use crate::{Call, Config, Dialect, Emit, Initializer, Layer, LayersError, Scope, Sym, WeightId, emit::Dim};
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -163,7 +164,7 @@ impl Layer for Discretization {
             (None, Some(summary)) => match g.weight_value(summary)? {
                 Some(summary) => quantiles(&summary, self.num_bins.unwrap_or(1))?,
                 // Not loaded yet: only the number matters.
-                None => vec![0.0; self.num_bins.unwrap_or(1) - 1],
+                None => vec![0.0; table_size(&[self.num_bins.unwrap_or(1).saturating_sub(1)])?],
             },
             (None, None) => crate::layers::core::built(None)?,
         };
@@ -202,7 +203,7 @@ fn quantiles(summary: &Tensor, bins: usize) -> Result<Vec<f32>> {
         .collect();
     let share: Vec<f64> = cumulative.iter().map(|c| c / total).collect();
     // As numpy's arange counts.
-    let count = (1.0 / step).ceil() as usize;
+    let count = table_size(&[(1.0 / step).ceil() as usize])?;
     let at = |i: usize| interpolate(step + i as f64 * step, &share, values);
     Ok((0..count.saturating_sub(1)).map(|i| at(i) as f32).collect())
 }
