@@ -167,7 +167,13 @@ impl InputFormat {
                 [b'{', ..] => InputFormat::TfjsLayersModel,
                 _ if KerasFile::looks_like(path) => InputFormat::Keras,
                 bytes if !bytes.is_empty() => InputFormat::TfFrozenModel,
-                _ => InputFormat::TfSavedModel,
+                // Nothing to read: the name says what is missing.
+                _ => match path.extension().and_then(|e| e.to_str()) {
+                    Some("h5" | "hdf5") => InputFormat::Keras,
+                    Some("keras") => InputFormat::KerasKeras,
+                    Some("json") => InputFormat::TfjsLayersModel,
+                    _ => InputFormat::TfSavedModel,
+                },
             }
         }
     }
