@@ -45,6 +45,31 @@ pub fn open_keras(path: impl AsRef<Path>) -> Result<LayersModel> {
     }
 }
 
+/// Writes a model of layers for Keras: `.h5` and `.hdf5`, `.keras`, or the directory of a SavedModel, by the name of `path`. What is
+/// there is replaced.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tfjs_layers::build::{Dense, Sequential};
+/// let model = Sequential::new().add(Dense::new(3).activation("softmax").input_shape([4])).build(7)?;
+/// model.save("web_model")?; // for TensorFlow.js
+/// tfjs_convert::save_keras(&model, "model.keras")?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// When Keras has no such layer, a weight cannot be read, or writing fails.
+pub fn save_keras(model: &LayersModel, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("h5" | "hdf5") => target::keras::write_h5(model, path)?,
+        Some("keras") => target::keras::write_keras(model, path)?,
+        _ => target::saved_model::write(model.to_graph().map_err(in_file(path))?, path)?,
+    };
+    Ok(())
+}
+
 /// Reads a model of layers.
 pub(crate) fn read(options: &ConvertOptions) -> Result<Source> {
     let path = Path::new(&options.input);

@@ -26,6 +26,6 @@ mod values;
 
 pub use convert::{check, convert};
 pub use error::ConvertError;
-pub use layers::open_keras;
+pub use layers::{open_keras, save_keras};
 pub use options::{ConvertOptions, InputFormat, OutputFormat, QuantizationMap};
 pub use summary::{Progress, Summary, Warning};
