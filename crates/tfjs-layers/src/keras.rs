@@ -82,10 +82,18 @@ impl LayersModel {
     /// Weights as `.keras` files hold them, by path: `layers/dense/vars/0`.
     pub fn keras_objects(&self) -> Vec<(String, Constant)> {
         let paths = matching::object_paths(self.network(), self.params());
-        paths
-            .into_iter()
-            .filter_map(|(path, i)| Some((path, self.params().weights[i].value.clone()?)))
-            .collect()
+        // These keep their projections in private attributes: attention of Keras 2, and with grouped queries of Keras 3.
+        let private =
+            |path: &str| self.keras_dialect() != Dialect::Keras3 || path.contains("/grouped_query_attention");
+        let spelled = |path: String| match private(&path) {
+            false => path,
+            true => ["query", "key", "value", "output"].iter().fold(path, |path, name| {
+                path.replace(&format!("/{name}_dense/"), &format!("/_{name}_dense/"))
+            }),
+        };
+        let stored =
+            |(path, i): (String, usize)| Some((spelled(path), self.params().weights[i].value.clone()?));
+        paths.into_iter().filter_map(stored).collect()
     }
 }
 
@@ -163,11 +171,13 @@ impl Writer {
         }
         if module.is_some_and(|m| m.contains(".ops")) {
             // An operation: only what it computes with.
-            let common = |key: &str| key == "trainable" || key == "dtype";
+            let typed = ["Cast", "OneHot"].contains(&class);
+            let common = |key: &str| key == "trainable" || (key == "dtype" && !typed);
             let own = config.iter().filter(|(k, _)| !common(k));
             return Ok(own.map(|(k, v)| (k.clone(), v.clone())).collect());
         }
-        let Some(keys) = KEYS.get(&(self.keras3, class)) else {
+        let listed = if class == "GroupQueryAttention" { "GroupedQueryAttention" } else { class };
+        let Some(keys) = KEYS.get(&(self.keras3, listed)) else {
             // An operation: its module tells Keras 3 where to find it.
             if KEYS.contains_key(&(!self.keras3, class)) || (self.keras3 && module.is_none()) {
                 return Err(LayersError::UnknownClass {
