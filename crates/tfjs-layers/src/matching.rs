@@ -122,7 +122,8 @@ fn same_elements(a: &[usize], b: &[usize]) -> bool {
     a.iter().product::<usize>() == b.iter().product::<usize>()
 }
 
-fn without_last_scope(name: &str) -> Option<String> {
+/// A name without the scope before its last part: TF.js finds `lstm/lstm_cell/kernel` as `lstm/kernel`.
+pub(crate) fn without_last_scope(name: &str) -> Option<String> {
     let (rest, last) = name.rsplit_once('/')?;
     let (scope, _) = rest.rsplit_once('/')?;
     Some(format!("{scope}/{last}"))

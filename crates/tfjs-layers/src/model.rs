@@ -54,7 +54,6 @@ pub struct LayersModel {
     pub(crate) network: Network,
     pub(crate) params: Params,
     pub(crate) dialect: Dialect,
-    topology: Value,
     /// `keras_version` of the file.
     pub keras_version: Option<String>,
     /// `backend` of the file.
@@ -159,7 +158,6 @@ impl LayersModel {
             network,
             params,
             dialect,
-            topology: topology.get("model_config").unwrap_or(topology).clone(),
             keras_version: text("keras_version"),
             backend: text("backend"),
             training_config: topology.get("training_config").filter(|v| !v.is_null()).cloned(),
@@ -173,11 +171,6 @@ impl LayersModel {
     /// Name of the model.
     pub fn name(&self) -> &str {
         &self.network.config.name
-    }
-
-    /// The topology as it was read.
-    pub fn topology(&self) -> &Value {
-        &self.topology
     }
 
     /// Whose rules it follows.
@@ -230,7 +223,7 @@ impl LayersModel {
             return Err(LayersError::WeightShape { weight: name.to_owned(), got, expected });
         }
         self.params.set(id, Constant::new(value.dtype().to_proto(), value));
-        self.compiled = OnceLock::new();
+        self.forget_compiled();
         Ok(())
     }
 

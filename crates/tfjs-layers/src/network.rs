@@ -9,7 +9,7 @@ use crate::{
     config::dtype_of,
     layers,
     topology::{Arg, LayerConfig, ModelConfig, TensorRef},
-    weights::{Scope, WeightId},
+    weights::Scope,
 };
 
 /// A model as a layer: its layers, connected. The root of a [`crate::LayersModel`] is one, and so is every model inside.
@@ -265,11 +265,4 @@ pub(crate) fn input_fact(layer: &LayerConfig) -> Result<Fact> {
     }
     let dtype = config.get("dtype").and_then(dtype_of).unwrap_or(DType::Float32);
     Ok(Fact::new(dtype, dims))
-}
-
-impl Network {
-    /// All weights of the network, by the layers that own them, in the order of the layers in the file.
-    pub fn weight_ids(&self) -> impl Iterator<Item = (usize, WeightId)> {
-        self.nodes.iter().enumerate().flat_map(|(i, n)| n.weights.clone().map(move |w| (i, WeightId(w))))
-    }
 }

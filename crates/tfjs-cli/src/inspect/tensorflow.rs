@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    error::Error,
     path::Path,
 };
 
@@ -16,7 +15,7 @@ use tfjs_format::{
     tensor_shape,
 };
 
-use super::{Report, SignatureReport, TensorReport, dims, dtype_name};
+use super::{Report, SignatureReport, TensorReport, dims, dtype_name, layers::chain};
 use crate::CliError;
 
 const INIT_SIGNATURE: &str = "__saved_model_init_op";
@@ -228,14 +227,6 @@ fn convertible(report: &mut Report, format: InputFormat, path: &Path) {
     };
     match tfjs_convert::check(&options) {
         Ok(warnings) => report.problems.extend(warnings.iter().map(ToString::to_string)),
-        Err(e) => {
-            let mut text = format!("it would not convert: {e}");
-            let mut next = e.source();
-            while let Some(cause) = next {
-                text += &format!(": {cause}");
-                next = cause.source();
-            }
-            report.problems.push(text);
-        }
+        Err(e) => report.problems.push(format!("it would not convert: {}", chain(&e))),
     }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Dialect, LayersError, LayersModel, ModelKind, Network, Weight,
+    matching::without_last_scope,
     network::input_fact,
     topology::{Arg, CallConfig, LayerConfig, TensorRef},
 };
@@ -494,12 +495,8 @@ fn of_direction(name: &str, layer: &str, inner: &str) -> String {
 
 /// The name under which TF.js finds a weight: Keras's own, where TF.js's rule leads from it to the weight.
 fn written_name(weight: &Weight, layer: &str, written: &str) -> String {
-    let without_cell = |name: &str| -> Option<String> {
-        let (rest, last) = name.rsplit_once('/')?;
-        let (scope, _) = rest.rsplit_once('/')?;
-        Some(format!("{scope}/{last}"))
-    };
-    let found = weight.keras == weight.tfjs || without_cell(&weight.keras).as_deref() == Some(&weight.tfjs);
+    let found =
+        weight.keras == weight.tfjs || without_last_scope(&weight.keras).as_deref() == Some(&weight.tfjs);
     let name = if found { &weight.keras } else { &weight.tfjs };
     let inner = within(name, layer);
     let name = if inner == name { name.clone() } else { format!("{written}/{inner}") };
