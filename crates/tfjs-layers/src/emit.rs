@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::HashMap};
 
 use tfjs_format::proto::attr_value::Value;
 use tfjs_graph::{
-    Constant, Fact, Graph, Port,
+    Fact, Graph, Port,
     builder::{Builder, attr},
 };
 use tfjs_kernels::{DType, Tensor};
@@ -14,6 +14,7 @@ use self::tables::Tables;
 use crate::{Dialect, LayersError, Params, WeightId};
 
 mod tables;
+pub(crate) mod training;
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -38,6 +39,8 @@ pub struct Emit {
     initializer: Tables,
     /// States kept from run to run, if they are to be kept.
     states: Option<Vec<KeptState>>,
+    /// Present when weights are inputs of the graph.
+    fed: Option<training::Fed>,
     /// How many loops are around what is being written.
     loops: usize,
     /// Whose rules apply.
@@ -88,6 +91,7 @@ impl Emit {
             weights: HashMap::new(),
             initializer: Tables::default(),
             states: None,
+            fed: None,
             loops: 0,
             dialect,
         }
@@ -200,19 +204,16 @@ impl Emit {
         self.params.weights.get(id.0).is_some_and(|w| w.value.is_some())
     }
 
-    /// A weight of the model.
+    /// A weight of the model: its value, or an input where weights are fed.
     pub fn weight(&mut self, id: WeightId) -> Port {
         if let Some(&port) = self.weights.get(&id) {
             return port;
         }
         let weight = self.params.weights[id.0].clone();
-        let name = weight.keras.clone();
-        let value = weight.value.clone().unwrap_or_else(|| {
-            let name = name.clone();
-            let missing = move || Err(LayersError::MissingWeights { names: vec![name.clone()] }.into());
-            Constant::deferred(weight.dtype.to_proto(), weight.shape.as_slice(), missing)
-        });
-        let port = self.builder.weight(&name, value);
+        let port = match self.fed_weight(id, &weight) {
+            Some(port) => port,
+            None => self.constant_weight(&weight),
+        };
         self.weights.insert(id, port);
         port
     }

@@ -3,7 +3,7 @@ use std::fmt;
 use serde_json::Value;
 use tfjs_graph::{Fact, Port};
 
-use crate::{Config, Emit, LayersError, Network, topology::Arg, weights::Scope};
+use crate::{Config, Dialect, Emit, LayersError, Network, topology::Arg, weights::Scope};
 
 /// A Keras layer: it declares weights, and writes the nodes that compute it into a graph. It computes nothing itself.
 pub trait Layer: fmt::Debug + Send + Sync {
@@ -117,6 +117,15 @@ impl Call {
         match self.kwarg(name)? {
             Arg::Tensor(t) => Some(*t),
             _ => None,
+        }
+    }
+
+    /// Whether this call runs in the phase of training. What a model of Keras 2 says of a call (`training=True`) holds for
+    /// ever; Keras 3 lets `fit` and `predict` decide.
+    pub fn training(&self, g: &Emit) -> bool {
+        match self.kwarg("training") {
+            Some(Arg::Value(Value::Bool(asked))) if g.dialect != Dialect::Keras3 => *asked,
+            _ => g.training(),
         }
     }
 

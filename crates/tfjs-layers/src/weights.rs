@@ -50,6 +50,8 @@ pub struct Weight {
     pub initializer: Initializer,
     /// Whether the layer may train it; moving averages and states are not.
     pub trainable: bool,
+    /// Whether its layer, or a model around it, is not to change: not even its moving averages do.
+    pub frozen: bool,
     /// Its value, once known.
     pub value: Option<Constant>,
 }
@@ -161,6 +163,7 @@ impl<'a> Scope<'a> {
             dtype,
             initializer,
             trainable,
+            frozen: !self.trainable,
             value: None,
         }));
         WeightId(self.params.weights.len() - 1)

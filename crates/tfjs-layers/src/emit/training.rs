@@ -1,0 +1,189 @@
+//! Graphs of which the weights are inputs: those of training, and those that evaluate between two epochs.
+
+use tfjs_graph::{Constant, Port, builder::attr};
+use tfjs_kernels::{DType, Tensor};
+
+use super::{Dim, Emit, Result};
+use crate::{LayersError, Weight, WeightId};
+
+/// What layers say besides their outputs while a model with fed weights is written.
+#[derive(Debug)]
+pub(crate) struct Fed {
+    /// Whether layers are in the phase of training.
+    training: bool,
+    /// Seed of the model's random numbers.
+    seed: i32,
+    /// Number of the step, an input.
+    pub(crate) step: Option<Port>,
+    /// How many draws of random numbers there are so far.
+    draws: i32,
+    /// Weights that are inputs, in the order of their first use.
+    pub(crate) weights: Vec<(WeightId, Port)>,
+    /// What weights become after the step.
+    pub(crate) updates: Vec<(WeightId, Port)>,
+    /// Scalars that layers add to the loss.
+    pub(crate) losses: Vec<Port>,
+    /// A weight that was asked for where it cannot be fed.
+    pub(crate) unreachable: Option<String>,
+}
+
+/// Name of the input that holds the number of the step.
+pub(crate) const STEP: &str = "training/step";
+
+/// Name of the input, and of the output after an update, that holds a weight.
+pub(crate) fn weight_key(id: WeightId) -> String {
+    format!("training/weight_{}", id.0)
+}
+
+impl Emit {
+    /// The same, with the weights that may change as inputs. `training` says in which phase layers are; `seed` is that of
+    /// all random numbers.
+    #[must_use]
+    pub(crate) fn feeding_weights(self, training: bool, seed: i32) -> Emit {
+        let fed = Fed {
+            training,
+            seed,
+            step: None,
+            draws: 0,
+            weights: Vec::new(),
+            updates: Vec::new(),
+            losses: Vec::new(),
+            unreachable: None,
+        };
+        Emit { fed: Some(fed), ..self }
+    }
+
+    /// Whether layers are in the phase of training: dropouts drop, batch norms use the batch.
+    pub fn training(&self) -> bool {
+        self.fed.as_ref().is_some_and(|f| f.training)
+    }
+
+    /// What a weight becomes after the step; later calls of [`Emit::weight`] see it, as in Keras. Outside of training there
+    /// is nothing to update.
+    pub fn update(&mut self, id: WeightId, value: Port) {
+        if let Some(fed) = self.fed.as_mut().filter(|f| f.training) {
+            fed.updates.retain(|(other, _)| *other != id);
+            fed.updates.push((id, value));
+            self.weights.insert(id, value);
+        }
+    }
+
+    /// Adds a scalar to the loss that is trained and reported.
+    pub fn add_loss(&mut self, value: Port) {
+        if let Some(fed) = &mut self.fed {
+            fed.losses.push(value);
+        }
+    }
+
+    /// The input that a weight is, where weights are fed.
+    pub(super) fn fed_weight(&mut self, id: WeightId, weight: &Weight) -> Option<Port> {
+        let fed = self.fed.as_mut().filter(|_| !weight.frozen)?;
+        if self.loops > 0 {
+            fed.unreachable.get_or_insert_with(|| weight.keras.clone());
+            return None;
+        }
+        let dims: Vec<Option<usize>> = weight.shape.iter().map(|&d| Some(d)).collect();
+        let port = self.builder.placeholder(&weight_key(id), weight.dtype, &dims);
+        fed.weights.push((id, port));
+        Some(port)
+    }
+
+    /// What was said besides outputs.
+    pub(crate) fn take_fed(&mut self) -> Result<Fed> {
+        let fed = self.fed.take().ok_or_else(|| LayersError::Inputs("weights are not fed".to_owned()))?;
+        match fed.unreachable {
+            Some(weight) => Err(LayersError::Inputs(format!(
+                "weight `{weight}` is used inside a loop and cannot be trained there"
+            ))),
+            None => Ok(fed),
+        }
+    }
+
+    /// Numbers from `[0, 1)`; see [`Emit::random`].
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn random_uniform(&mut self, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+        self.random("RandomUniform", "StatelessRandomUniform", dims, seed)
+    }
+
+    /// Numbers from the normal distribution; see [`Emit::random`].
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn random_normal(&mut self, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+        self.random("RandomStandardNormal", "StatelessRandomNormal", dims, seed)
+    }
+
+    /// Numbers from the normal distribution cut off at two deviations; see [`Emit::random`].
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn random_truncated_normal(&mut self, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+        self.random("TruncatedNormal", "StatelessTruncatedNormal", dims, seed)
+    }
+
+    /// Random numbers, new in every run. In training they follow from the seed, the place in the model and the number of
+    /// the step alone: a training that is taken up again draws what it would have drawn. They are not Keras's numbers.
+    fn random(&mut self, op: &str, stateless: &str, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+        let shape = self.shape_value(dims)?;
+        let known: Vec<Option<usize>> = dims
+            .iter()
+            .map(|d| match d {
+                Dim::Known(n) => Some(*n),
+                Dim::Of(..) => None,
+            })
+            .collect();
+        let dtype = ("dtype", attr::dtype(DType::Float32));
+        let Some(fed) = &mut self.fed else {
+            let seeds = [("seed", attr::int(seed.unwrap_or(0))), ("seed2", attr::int(0))];
+            let [first, second] = seeds;
+            let out = self.op(op, &[shape], &[dtype, first, second])?;
+            self.set_shape(out, &known);
+            return Ok(out);
+        };
+        fed.draws += 1;
+        // Any odd numbers will do: draws of one model must differ, and so must models.
+        let key = seed.map_or(fed.seed, |s| s as i32).wrapping_mul(0x61c8_8647)
+            ^ fed.draws.wrapping_mul(0x0019_660d);
+        let step = self.step()?;
+        let key = self.int(key);
+        let seed = self.op("Pack", &[key, step], &[("axis", attr::int(0))])?;
+        let out = self.op(stateless, &[shape, seed], &[dtype])?;
+        self.set_shape(out, &known);
+        Ok(out)
+    }
+
+    /// The number of the step, int32.
+    fn step(&mut self) -> Result<Port> {
+        match &self.fed {
+            Some(Fed { step: Some(port), .. }) => return Ok(*port),
+            _ if self.loops > 0 => {
+                return Err(LayersError::Inputs("random numbers cannot be drawn inside a loop".to_owned()));
+            }
+            _ => {}
+        }
+        let port = self.builder.placeholder(STEP, DType::Int32, &[]);
+        if let Some(fed) = &mut self.fed {
+            fed.step = Some(port);
+        }
+        Ok(port)
+    }
+
+    /// The value of a weight as a constant, in graphs where it is not fed.
+    pub(super) fn constant_weight(&mut self, weight: &Weight) -> Port {
+        let name = weight.keras.clone();
+        let value = weight.value.clone().unwrap_or_else(|| {
+            let name = name.clone();
+            let missing = move || Err(LayersError::MissingWeights { names: vec![name.clone()] }.into());
+            Constant::deferred(weight.dtype.to_proto(), weight.shape.as_slice(), missing)
+        });
+        self.builder.weight(&name, value)
+    }
+}
+
+/// The number of a step as the graph takes it.
+pub(crate) fn step_tensor(step: u64) -> Tensor {
+    // Beyond 2³¹ steps the numbers begin again.
+    Tensor::scalar((step & 0x7fff_ffff) as i32)
+}
