@@ -74,6 +74,7 @@ const LOWERINGS: &[(&str, Lowering)] = &[
         let below = l.node("below", "AddV2", [magnitude, one]);
         Some(Root::new("RealDiv", [l.input(0)?, below], l.dtype()))
     }),
+    ("StridedSlice", slice_in_two),
     ("StringLower", ascii_lower),
     ("StringSplitV2", split_by_one),
     ("TensorScatterAdd", |l| scatter(l, "AddV2")),
@@ -359,6 +360,37 @@ fn split_by_one(l: &mut Lower<'_>) -> Option<Root> {
     Some(Root { op: "StringSplit", inputs: vec![text, separator], attrs })
 }
 
+/// TensorFlow.js takes wrong elements where an axis is dropped and another has steps: the axes are dropped afterwards.
+fn slice_in_two(l: &mut Lower<'_>) -> Option<Root> {
+    let mask = |key: &str| l.attrs().int_or(key, 0).ok();
+    let (begin_mask, end_mask) = (mask("begin_mask")?, mask("end_mask")?);
+    let (ellipsis, new_axis) = (mask("ellipsis_mask")?, mask("new_axis_mask")?);
+    let shrink = mask("shrink_axis_mask")? & !ellipsis & !new_axis;
+    let [x, begin, end, strides] = [l.input(0)?, l.input(1)?, l.input(2)?, l.input(3)?];
+    let Tensor::I32(strides) = l.graph.node(strides.node).value.as_ref()?.tensor().ok()? else { return None };
+    let dropped = |i: usize| i < 63 && shrink & 1 << i != 0;
+    let steps: Vec<i32> =
+        strides.data().iter().enumerate().map(|(i, &s)| if dropped(i) { 1 } else { s }).collect();
+    if shrink == 0 || steps.iter().all(|&s| s == 1) {
+        return None;
+    }
+    let ones = vec![1; steps.len()];
+    let others = ((1i64 << steps.len().min(31)) - 1) & !shrink;
+    let steps = l.constant("steps", DataType::DtInt32, Tensor::vector(steps));
+    let ones = l.constant("ones", DataType::DtInt32, Tensor::vector(ones));
+    let mut masked = l.attrs().clone();
+    masked.set("begin_mask", Value::I(begin_mask | shrink));
+    masked.set("end_mask", Value::I(end_mask | shrink));
+    masked.set("shrink_axis_mask", Value::I(0));
+    let stepped = l.add("stepped", "StridedSlice", &[x, begin, end, steps], masked);
+    let mut attrs = l.attrs().clone();
+    attrs.set("begin_mask", Value::I(others));
+    attrs.set("end_mask", Value::I(others));
+    attrs.set("new_axis_mask", Value::I(0));
+    attrs.set("shrink_axis_mask", Value::I(shrink));
+    Some(Root { op: "StridedSlice", inputs: vec![stepped, begin, end, ones], attrs })
+}
+
 /// TensorFlow.js takes the number of diagonals below for that above, too. Inputs are `matrices, lower, upper`.
 fn band_part(l: &mut Lower<'_>) -> Option<Root> {
     let matrices = l.input(0)?;
@@ -417,4 +449,36 @@ fn scatter(l: &mut Lower<'_>, op: &'static str) -> Option<Root> {
         .with("Tindices", Value::Type(indices as i32));
     let scattered = l.add("scattered", "ScatterNd", &[l.input(1)?, l.input(2)?, shape], attrs);
     Some(Root::new(op, [l.input(0)?, scattered], l.dtype()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tfjs_graph::{
+        DType, GraphModel, ModelOptions,
+        builder::{Builder, attr},
+    };
+
+    use super::{Tensor, lower};
+
+    /// `x[:, ::-1, 2]` of 0 … 23 in shape 2, 3, 4, as NumPy gives it.
+    #[test]
+    fn axes_are_dropped_after_others_are_stepped_through() {
+        let mut b = Builder::default();
+        let x = b.placeholder("x", DType::Float32, &[None, Some(3), Some(4)]);
+        let [begin, end, strides] =
+            [[0, 0, 2], [0, 0, 3], [1, -1, 1]].map(|v| b.constant(Tensor::vector(v.to_vec())));
+        let attrs =
+            [("begin_mask", 3), ("end_mask", 3), ("shrink_axis_mask", 4)].map(|(k, v)| (k, attr::int(v)));
+        let y = b.op("StridedSlice", &[x, begin, end, strides], &attrs).unwrap();
+        b.output("y", y);
+        let mut graph = b.finish();
+        assert_eq!(lower(&mut graph), 1);
+        assert_eq!(graph.iter().filter(|(_, n)| n.op == "StridedSlice").count(), 2);
+        assert_eq!(lower(&mut graph), 0);
+        let model = GraphModel::from_graph(graph, ModelOptions::default());
+        let x = Tensor::new([2, 3, 4], (0..24).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
+        let y = model.run([("x", x)]).unwrap();
+        assert_eq!(y["y"].dims(), [2, 3]);
+        assert_eq!(y["y"].data::<f32>().unwrap(), [10.0, 6.0, 2.0, 22.0, 18.0, 14.0]);
+    }
 }
