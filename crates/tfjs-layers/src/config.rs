@@ -3,7 +3,7 @@ use std::{cell::RefCell, collections::HashSet};
 use serde_json::{Map, Value};
 use tfjs_kernels::DType;
 
-use crate::{Activation, Dialect, Initializer, LayersError};
+use crate::{Activation, Constraint, Dialect, Initializer, LayersError, Regularizer, WeightInit};
 
 /// Reads a layer's configuration. It remembers which keys were asked for, so that those that nobody knows can be
 /// reported instead of being ignored.
@@ -249,17 +249,21 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// An initializer, `default` if not given. Regularizers and constraints of the same weight, which have no effect
-    /// on predictions, become known keys.
+    /// What a weight is made of: its initializer (`default` if not given), regularizer and constraint.
     ///
     /// # Errors
-    /// When it is not known.
-    pub fn initializer(&self, weight: &str, default: &str) -> Result<Initializer> {
-        self.known(&[&format!("{weight}_regularizer"), &format!("{weight}_constraint")]);
-        match self.get(&format!("{weight}_initializer")) {
-            None => Initializer::parse(&Value::from(default)),
-            Some(value) => Initializer::parse(value),
-        }
+    /// When the initializer is neither a name nor an object.
+    pub fn initializer(&self, weight: &str, default: &str) -> Result<WeightInit> {
+        let initializer = match self.get(&format!("{weight}_initializer")) {
+            None => Initializer::parse(&Value::from(default))?,
+            Some(value) => Initializer::parse(value)?,
+        };
+        let regularizer = self.get(&format!("{weight}_regularizer"));
+        Ok(WeightInit {
+            initializer,
+            regularizer: regularizer.and_then(|value| Regularizer::parse(value, self.dialect)),
+            constraint: self.get(&format!("{weight}_constraint")).and_then(Constraint::parse),
+        })
     }
 
     /// The form in which Keras 3 has quantized the layer (`int8`, `int4`, `float8`, …), if it has.
@@ -331,6 +335,24 @@ pub fn number(value: &Value) -> Option<f64> {
         Value::Array(items) if items.len() == 1 => number(&items[0]),
         _ => None,
     }
+}
+
+/// Class and options of an object `{class_name, config}` or a name; what is neither stands for itself. `None` for null.
+pub(crate) fn class_and_options(value: &Value) -> Option<(String, Map<String, Value>)> {
+    match value {
+        Value::Null => None,
+        Value::String(name) => Some((name.clone(), Map::new())),
+        other => {
+            let name = other.get("class_name").and_then(Value::as_str);
+            let config = other.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+            Some((name.map_or_else(|| short(other), str::to_owned), config))
+        }
+    }
+}
+
+/// A name in lower case without underscores: files have `MaxNorm`, `max_norm` and `maxNorm`.
+pub(crate) fn plain_name(name: &str) -> String {
+    name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect()
 }
 
 fn int(value: &Value) -> Option<i64> {

@@ -4,7 +4,7 @@ use tfjs_kernels::{
     random::{Distribution, Philox, Precision, floats},
 };
 
-use crate::{Config, Dialect, LayersError};
+use crate::{Config, Dialect, LayersError, config::plain_name};
 
 /// How a weight starts.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,8 +115,7 @@ impl Initializer {
     }
 
     fn kind(&self) -> Result<Kind> {
-        let wanted: String =
-            self.class_name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect();
+        let wanted = plain_name(&self.class_name);
         // TensorFlow 1 has `VarianceScalingV2` and the like.
         let wanted = wanted.strip_suffix("v2").or_else(|| wanted.strip_suffix("v1")).unwrap_or(&wanted);
         KINDS.iter().find(|(name, _)| *name == wanted).map(|(_, kind)| *kind).ok_or_else(|| {

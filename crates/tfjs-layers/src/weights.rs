@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tfjs_graph::Constant;
 use tfjs_kernels::DType;
 
-use crate::{Dialect, Initializer, LayersError};
+use crate::{Constraint, Dialect, Initializer, LayersError, Regularizer};
 
 /// A weight as a file holds it; read when it is needed.
 #[derive(Clone, Debug)]
@@ -48,12 +48,33 @@ pub struct Weight {
     pub dtype: DType,
     /// How it starts when there is no file.
     pub initializer: Initializer,
+    /// The penalty on it in training.
+    pub regularizer: Option<Regularizer>,
+    /// What it is held to after each step of training.
+    pub constraint: Option<Constraint>,
     /// Whether the layer may train it; moving averages and states are not.
     pub trainable: bool,
     /// Whether its layer, or a model around it, is not to change: not even its moving averages do.
     pub frozen: bool,
     /// Its value, once known.
     pub value: Option<Constant>,
+}
+
+/// What a layer's configuration says of a weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightInit {
+    /// How it starts.
+    pub initializer: Initializer,
+    /// The penalty on it in training.
+    pub regularizer: Option<Regularizer>,
+    /// What it is held to after each step of training.
+    pub constraint: Option<Constraint>,
+}
+
+impl From<Initializer> for WeightInit {
+    fn from(initializer: Initializer) -> WeightInit {
+        WeightInit { initializer, regularizer: None, constraint: None }
+    }
 }
 
 /// All weights of a model, in the order their layers declared them.
@@ -128,13 +149,13 @@ impl<'a> Scope<'a> {
     }
 
     /// Declares a weight that is trained. `name` is the attribute's name and the variable's: `kernel`.
-    pub fn weight(&mut self, name: &str, shape: &[usize], initializer: Initializer) -> WeightId {
-        self.declare(name, shape, DType::Float32, initializer, self.trainable)
+    pub fn weight(&mut self, name: &str, shape: &[usize], init: impl Into<WeightInit>) -> WeightId {
+        self.declare(name, shape, DType::Float32, init, self.trainable)
     }
 
     /// Declares a weight that is not trained, such as `moving_mean`.
-    pub fn state(&mut self, name: &str, shape: &[usize], initializer: Initializer) -> WeightId {
-        self.declare(name, shape, DType::Float32, initializer, false)
+    pub fn state(&mut self, name: &str, shape: &[usize], init: impl Into<WeightInit>) -> WeightId {
+        self.declare(name, shape, DType::Float32, init, false)
     }
 
     /// Declares a weight of any type.
@@ -143,9 +164,10 @@ impl<'a> Scope<'a> {
         name: &str,
         shape: &[usize],
         dtype: DType,
-        initializer: Initializer,
+        init: impl Into<WeightInit>,
         trainable: bool,
     ) -> WeightId {
+        let WeightInit { initializer, regularizer, constraint } = init.into();
         let join = |path: &[String]| {
             path.iter()
                 .map(String::as_str)
@@ -162,6 +184,8 @@ impl<'a> Scope<'a> {
             shape: shape.to_vec(),
             dtype,
             initializer,
+            regularizer,
+            constraint,
             trainable,
             frozen: !self.trainable,
             value: None,

@@ -5,7 +5,7 @@ use tfjs_kernels::DType;
 
 use super::core::built;
 use crate::{
-    Activation, Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId,
+    Activation, Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Scope, Sym, WeightId, WeightInit,
     activations::softmax,
 };
 
@@ -57,7 +57,7 @@ impl Layer for Function {
 /// alpha: the shape of the input without the batch, 1 along shared axes.
 #[derive(Debug)]
 struct PRelu {
-    initializer: Initializer,
+    initializer: WeightInit,
     /// Counted from the batch axis.
     shared: Vec<i64>,
     alpha: Option<WeightId>,

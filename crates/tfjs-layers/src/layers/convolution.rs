@@ -11,7 +11,7 @@ use super::{
     spatial::{self, times},
 };
 use crate::{
-    Activation, Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId,
+    Activation, Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Scope, Sym, WeightId, WeightInit,
     emit::Dim,
 };
 
@@ -58,7 +58,7 @@ struct Window {
     channels_last: bool,
     activation: Activation,
     use_bias: bool,
-    bias_initializer: Initializer,
+    bias_initializer: WeightInit,
 }
 
 impl Window {

@@ -6,7 +6,7 @@ use tfjs_kernels::{DType, Tensor};
 use super::quantized;
 use crate::{
     Activation, Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId,
-    emit::Dim,
+    WeightInit, emit::Dim,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -78,7 +78,7 @@ impl Layer for Unmasked {
 #[derive(Debug)]
 pub(super) struct Kernel {
     name: &'static str,
-    pub(super) initializer: Initializer,
+    pub(super) init: WeightInit,
     pub(super) int8: bool,
     /// Rank, and the factor of the product.
     lora: Option<(usize, f32)>,
@@ -96,17 +96,17 @@ impl Kernel {
         let rank = c.opt_usize("lora_rank")?.filter(|&r| r > 0);
         let alpha = c.opt_f64("lora_alpha")?;
         let lora = rank.map(|r| (r, (alpha.unwrap_or(r as f64) / r as f64) as f32));
-        Ok(Kernel { name, initializer: c.initializer(name, default)?, int8: c.int8()?, lora })
+        Ok(Kernel { name, init: c.initializer(name, default)?, int8: c.int8()?, lora })
     }
 
     pub(super) fn declare(&self, scope: &mut Scope<'_>, shape: &[usize]) -> KernelIds {
-        let (name, initializer) = (self.name, self.initializer.clone());
+        let (name, init) = (self.name, self.init.clone());
         let kernel = if self.int8 {
-            scope.declare(name, shape, DType::Int32, initializer, false)
+            scope.declare(name, shape, DType::Int32, init, false)
         } else if self.lora.is_some() {
-            scope.state(name, shape, initializer)
+            scope.state(name, shape, init)
         } else {
-            scope.weight(name, shape, initializer)
+            scope.weight(name, shape, init)
         };
         KernelIds { kernel, lora: None }
     }
@@ -143,7 +143,7 @@ struct Dense {
     units: usize,
     activation: Activation,
     kernel: Kernel,
-    bias_initializer: Option<Initializer>,
+    bias_initializer: Option<WeightInit>,
     weights: Option<(KernelIds, Option<WeightId>, Option<WeightId>)>,
 }
 

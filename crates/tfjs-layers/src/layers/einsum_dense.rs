@@ -8,7 +8,7 @@ use super::core::{Kernel, KernelIds, built};
 use super::quantized;
 use crate::{
     Activation, Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId,
-    einsum::einsum,
+    WeightInit, einsum::einsum,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -28,7 +28,7 @@ pub(super) struct EinsumDense {
     bias_axes: Option<String>,
     activation: Activation,
     kernel: Kernel,
-    bias_initializer: Initializer,
+    bias_initializer: WeightInit,
     weights: Option<Weights>,
 }
 
@@ -170,7 +170,7 @@ impl Layer for EinsumDense {
                 let chosen = labels.kernel.iter().enumerate().filter(|(_, l)| is_inner(l) == keep);
                 chosen.map(|(i, _)| Value::from(i)).collect()
             };
-            let config = &mut self.kernel.initializer.config;
+            let config = &mut self.kernel.init.initializer.config;
             if config.get("input_axes").is_none_or(Value::is_null) {
                 config.insert("input_axes".to_owned(), axes(true));
                 config.insert("output_axes".to_owned(), axes(false));

@@ -136,7 +136,7 @@ impl Layer for ReversibleEmbedding {
         if !self.tied {
             let [rows, width] = self.table.shape;
             let shape = [width, rows];
-            let initializer = self.table.table.initializer.clone();
+            let initializer = self.table.table.init.initializer.clone();
             self.reverse = Some(if self.table.table.int8 {
                 let kernel = scope.declare("reverse_embeddings", &shape, DType::Int32, initializer, false);
                 (kernel, Some(scope.state("reverse_embeddings_scale", &[rows], Initializer::ones())))

@@ -8,7 +8,8 @@ use tfjs_kernels::DType;
 
 use super::core::built;
 use crate::{
-    Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, emit::Dim,
+    Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, WeightInit,
+    emit::Dim,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -105,8 +106,8 @@ fn inverse_root(g: &mut Emit, x: Port, epsilon: f32) -> Result<Port> {
 struct Affine {
     scale: bool,
     center: bool,
-    gamma_initializer: Initializer,
-    beta_initializer: Initializer,
+    gamma_initializer: WeightInit,
+    beta_initializer: WeightInit,
 }
 
 impl Affine {

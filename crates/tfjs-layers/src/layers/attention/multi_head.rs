@@ -4,7 +4,7 @@ use tfjs_graph::{Fact, Port};
 use super::super::activation::{boolean, masked_softmax, softmax_over};
 use super::{both, causal_mask, flag, window_mask};
 use crate::{
-    Call, Config, Dialect, Emit, Initializer, Layer, LayersError, Scope, Sym, WeightId, einsum::einsum,
+    Call, Config, Dialect, Emit, Layer, LayersError, Scope, Sym, WeightId, WeightInit, einsum::einsum,
     emit::Dim, layers::core::built,
 };
 
@@ -83,8 +83,8 @@ struct MultiHead {
     axes: Option<Vec<i64>>,
     window: Option<usize>,
     dropout: bool,
-    kernel_initializer: Initializer,
-    bias_initializer: Initializer,
+    kernel_initializer: WeightInit,
+    bias_initializer: WeightInit,
     grouped: bool,
     parts: Option<Parts>,
 }
@@ -123,7 +123,7 @@ impl MultiHead {
             let mut kernel_initializer = self.kernel_initializer.clone();
             if scope.dialect == Dialect::Keras3 {
                 let axes = |range: std::ops::Range<usize>| range.map(Value::from).collect::<Value>();
-                let config = &mut kernel_initializer.config;
+                let config = &mut kernel_initializer.initializer.config;
                 config.insert("input_axes".to_owned(), axes(0..inner));
                 config.insert("output_axes".to_owned(), axes(inner..kernel.len()));
             }

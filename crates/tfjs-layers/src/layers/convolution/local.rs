@@ -5,7 +5,7 @@ use tfjs_kernels::Tensor;
 
 use super::{Padding, Result, Window};
 use crate::{
-    Call, Config, Emit, Initializer, Layer, LayersError, Scope, Sym, WeightId,
+    Call, Config, Emit, Layer, LayersError, Scope, Sym, WeightId, WeightInit,
     emit::Dim,
     layers::{
         core::built,
@@ -41,7 +41,7 @@ struct Local {
     window: Window,
     filters: usize,
     implementation: i64,
-    kernel_initializer: Initializer,
+    kernel_initializer: WeightInit,
     built: Option<Built>,
 }
 

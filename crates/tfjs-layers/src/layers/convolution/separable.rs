@@ -4,7 +4,7 @@ use tfjs_graph::Fact;
 
 use super::{Result, Window};
 use crate::{
-    Call, Config, Dialect, Emit, Initializer, Layer, Scope, Sym, WeightId,
+    Call, Config, Dialect, Emit, Layer, Scope, Sym, WeightId, WeightInit,
     layers::{core::built, spatial::times},
 };
 
@@ -25,7 +25,7 @@ pub(super) fn depthwise(c: &Config<'_>, rank: usize) -> Result<Box<dyn Layer>> {
 struct Depthwise {
     window: Window,
     multiplier: usize,
-    initializer: Initializer,
+    initializer: WeightInit,
     weights: Option<(WeightId, Option<WeightId>)>,
 }
 
@@ -71,8 +71,8 @@ struct Separable {
     window: Window,
     filters: usize,
     multiplier: usize,
-    depthwise_initializer: Initializer,
-    pointwise_initializer: Initializer,
+    depthwise_initializer: WeightInit,
+    pointwise_initializer: WeightInit,
     weights: Option<(WeightId, WeightId, Option<WeightId>)>,
 }
 

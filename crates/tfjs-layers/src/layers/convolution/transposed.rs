@@ -4,7 +4,7 @@ use tfjs_graph::{Fact, Port, builder::attr};
 
 use super::{Padding, Result, Window};
 use crate::{
-    Call, Config, Dialect, Emit, Initializer, Layer, LayersError, Scope, Sym, WeightId,
+    Call, Config, Dialect, Emit, Layer, LayersError, Scope, Sym, WeightId, WeightInit,
     emit::Dim,
     layers::{
         core::built,
@@ -41,7 +41,7 @@ struct Transposed {
     window: Window,
     filters: usize,
     output_padding: Option<Vec<usize>>,
-    kernel_initializer: Initializer,
+    kernel_initializer: WeightInit,
     weights: Option<(WeightId, Option<WeightId>)>,
 }
 

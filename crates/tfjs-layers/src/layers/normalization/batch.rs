@@ -7,7 +7,7 @@ use tfjs_kernels::{DType, Tensor};
 use super::{Affine, Result, axes_of, inverse_root, spread, standardize};
 use crate::emit::table_size;
 use crate::{
-    Call, Config, Dialect, Emit, Initializer, Layer, Scope, Sym, WeightId,
+    Call, Config, Dialect, Emit, Layer, Scope, Sym, WeightId, WeightInit,
     layers::{core::built, spatial},
     topology::Arg,
 };
@@ -47,8 +47,8 @@ struct BatchNormalization {
     /// A frozen layer uses its moving statistics whatever a call says.
     trainable: bool,
     affine: Affine,
-    mean_initializer: Initializer,
-    variance_initializer: Initializer,
+    mean_initializer: WeightInit,
+    variance_initializer: WeightInit,
     built: Option<Built>,
 }
 

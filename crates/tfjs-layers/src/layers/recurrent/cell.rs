@@ -6,8 +6,8 @@ use serde_json::Value;
 use tfjs_graph::Port;
 
 use crate::{
-    Activation, Config, Dialect, Emit, Initializer, LayerConfig, LayersError, Scope, WeightId, emit::Dim,
-    layers::core::built, weights::snake_case,
+    Activation, Config, Dialect, Emit, Initializer, LayerConfig, LayersError, Scope, WeightId, WeightInit,
+    emit::Dim, layers::core::built, weights::snake_case,
 };
 
 use super::conv::ConvLstmCell;
@@ -155,9 +155,9 @@ pub(super) struct GateCell {
     activation: Activation,
     recurrent_activation: Activation,
     use_bias: bool,
-    kernel_initializer: Initializer,
-    recurrent_initializer: Initializer,
-    bias_initializer: Initializer,
+    kernel_initializer: WeightInit,
+    recurrent_initializer: WeightInit,
+    bias_initializer: WeightInit,
     weights: Option<(WeightId, WeightId, Option<WeightId>)>,
 }
 
@@ -197,15 +197,16 @@ pub(super) fn known(c: &Config<'_>) {
 }
 
 /// The initializer of the bias: with `unit_forget_bias`, `[b, 1, b, b]`.
-pub(super) fn bias_initializer(c: &Config<'_>, forgets: bool) -> Result<Initializer> {
+pub(super) fn bias_initializer(c: &Config<'_>, forgets: bool) -> Result<WeightInit> {
     let inner = c.initializer("bias", "zeros")?;
     if !forgets || !c.bool_or("unit_forget_bias", c.dialect != Dialect::Tfjs)? {
         return Ok(inner);
     }
     let mut unit = Initializer::named("UnitForgetBias");
-    let inner = serde_json::json!({"class_name": inner.class_name, "config": inner.config});
-    unit.config.insert("bias_initializer".to_owned(), inner);
-    Ok(unit)
+    let own = &inner.initializer;
+    let own = serde_json::json!({"class_name": own.class_name, "config": own.config});
+    unit.config.insert("bias_initializer".to_owned(), own);
+    Ok(WeightInit { initializer: unit, ..inner })
 }
 
 impl Cell for GateCell {

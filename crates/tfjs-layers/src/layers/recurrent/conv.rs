@@ -4,7 +4,7 @@ use tfjs_graph::{Port, builder::attr};
 
 use super::cell::{Cell, CellWeights, bias_initializer, known, lstm_gates};
 use crate::{
-    Activation, Config, Dialect, Emit, Initializer, LayersError, Scope, WeightId, layers::core::built,
+    Activation, Config, Dialect, Emit, LayersError, Scope, WeightId, WeightInit, layers::core::built,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -26,9 +26,9 @@ pub(super) struct ConvLstmCell {
     activation: Activation,
     recurrent_activation: Activation,
     use_bias: bool,
-    kernel_initializer: Initializer,
-    recurrent_initializer: Initializer,
-    bias_initializer: Initializer,
+    kernel_initializer: WeightInit,
+    recurrent_initializer: WeightInit,
+    bias_initializer: WeightInit,
     weights: Option<(WeightId, WeightId, Option<WeightId>)>,
 }
 
