@@ -1,4 +1,5 @@
 //! What the gradients of ops need that the ops themselves do not.
+mod ctc;
 mod elementwise;
 mod image;
 mod loss;
@@ -6,6 +7,7 @@ mod pad;
 mod pooling;
 mod quantize;
 
+pub use ctc::{Ctc, ctc_loss};
 pub use elementwise::{ActivationGrad, activation_grad};
 pub use image::{crop_and_resize_grad, resize_bicubic_grad, resize_bilinear_grad, resize_nearest_grad};
 pub use loss::{softmax_cross_entropy, sparse_softmax_cross_entropy};

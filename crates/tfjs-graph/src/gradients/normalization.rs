@@ -5,6 +5,8 @@ use super::{GradCx, Result, Row, row};
 use crate::{Port, builder::attr};
 
 pub(super) const RULES: &[Row] = &[
+    row("CTCLoss", from_backprop),
+    row("CTCLossV2", from_backprop),
     row("FusedBatchNorm", batch_norm),
     row("FusedBatchNormV2", batch_norm),
     row("FusedBatchNormV3", batch_norm),
@@ -54,17 +56,20 @@ pub(super) const RULES: &[Row] = &[
         }
         Ok(())
     }),
-    row("SparseSoftmaxCrossEntropyWithLogits", |c| {
-        let (backprop, dy) = (c.y(1), c.dy()?);
-        if c.dy_of(1)?.is_some() {
-            return c.refuse("its second output is a gradient already");
-        }
-        let last = c.int(-1);
-        let column = c.op("ExpandDims", &[dy, last], &[])?;
-        let g = c.mul(column, backprop)?;
-        c.set(0, g)
-    }),
+    row("SparseSoftmaxCrossEntropyWithLogits", from_backprop),
 ];
+
+/// Of losses whose second output is their gradient.
+fn from_backprop(c: &mut GradCx<'_>) -> Result<()> {
+    let (backprop, dy) = (c.y(1), c.dy()?);
+    if c.dy_of(1)?.is_some() {
+        return c.refuse("its second output is a gradient already");
+    }
+    let last = c.int(-1);
+    let column = c.op("ExpandDims", &[dy, last], &[])?;
+    let g = c.mul(column, backprop)?;
+    c.set(0, g)
+}
 
 fn sum_last(c: &mut GradCx<'_>, a: Port) -> Result<Port> {
     let axes = c.ints(&[-1]);

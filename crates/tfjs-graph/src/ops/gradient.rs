@@ -1,7 +1,7 @@
 //! Ops that only gradients have.
 use tfjs_kernels::{
     DType, DataFormat, Tensor,
-    gradient::{self, ActivationGrad, activation_grad},
+    gradient::{self, ActivationGrad, Ctc, activation_grad, ctc_loss},
     image::{CropMethod, Sampling},
     normalize,
     reduce::{ReduceOp, reduce},
@@ -10,7 +10,7 @@ use tfjs_kernels::{
 
 use super::{
     arithmetic::channels_first,
-    infer::{choice, count, dims, dtype, fact, ints, shape_from},
+    infer::{choice, count, dims, dtype, fact, ints, shape_from, unsupported},
 };
 use crate::{
     Fact, Op, OpError,
@@ -47,6 +47,8 @@ pub(super) const OPS: &[OpDef] = &[
             },
         )
     }),
+    OpDef::new("CTCLoss", 4..=4, |b| ctc(b, false)),
+    OpDef::new("CTCLossV2", 4..=4, |b| ctc(b, true)),
     OpDef::new("CropAndResizeGradImage", 4..=4, |b| {
         let options = [("bilinear", CropMethod::Bilinear), ("nearest", CropMethod::Nearest)];
         let method = choice(b, "method", "bilinear", &options, "bilinear and nearest")?;
@@ -242,6 +244,30 @@ fn broadcast_axes(a: &[i32], b: &[i32]) -> Result<[Vec<i32>; 2]> {
         }
     }
     Ok(out)
+}
+
+/// Inputs: logits by step, indices of the labels, labels, numbers of steps.
+fn ctc(b: &Build<'_>, blank_first: bool) -> Boxed {
+    if !b.attrs.bool_or("ctc_merge_repeated", true)? {
+        return Err(unsupported("ctc_merge_repeated", false, "true"));
+    }
+    let options = Ctc {
+        blank_first,
+        collapse_repeated: b.attrs.bool_or("preprocess_collapse_repeated", false)?,
+        ignore_longer: b.attrs.bool_or("ignore_longer_outputs_than_inputs", false)?,
+    };
+    simple(
+        move |x| {
+            let logits = x.take(0)?;
+            let (loss, gradient) = ctc_loss(logits, x.tensor(1)?, x.tensor(2)?, x.tensor(3)?, options)?;
+            Ok(values([loss, gradient]))
+        },
+        |f| {
+            let shape = dims(f, 0).filter(|d| d.len() == 3).map(<[_]>::to_vec);
+            let batch = shape.as_ref().and_then(|d| d[1]);
+            Ok(vec![fact(dtype(f, 0), Some(vec![batch])), fact(dtype(f, 0), shape)])
+        },
+    )
 }
 
 fn losses(f: &[Fact], shape: super::infer::Dims) -> Vec<Fact> {

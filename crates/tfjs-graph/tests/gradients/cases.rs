@@ -455,6 +455,10 @@ fn norms() -> Vec<Case> {
     let labels = In::X(vec![2, 4], vec![0.1, 0.2, 0.3, 0.4, 0.7, 0.1, 0.1, 0.1]);
     out.push(case("SoftmaxCrossEntropyWithLogits", vec![x(&[2, 4], -2.0, 2.0), labels], &[]));
     out.push(case("SparseSoftmaxCrossEntropyWithLogits", vec![x(&[3, 4], -2.0, 2.0), ints(&[2, 0, 3])], &[]));
+    for op in ["CTCLoss", "CTCLossV2"] {
+        let places = In::C(Tensor::new([3, 2], vec![0i32, 0, 0, 1, 1, 0]).unwrap());
+        out.push(case(op, vec![x(&[4, 2, 3], -2.0, 2.0), places, ints(&[1, 1, 1]), ints(&[4, 2])], &[]));
+    }
     out
 }
 
