@@ -171,6 +171,28 @@ pub enum LayersError {
         #[source]
         source: LoadError,
     },
+    /// There is no loss or metric of this name.
+    #[error("{what} `{name}` is not known{}; known are {}", nearest.map(|n| format!(", did you mean `{n}`")).unwrap_or_default(), .known.join(", "))]
+    UnknownName {
+        /// "loss", "metric".
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The known name most like it.
+        nearest: Option<&'static str>,
+        /// All known names.
+        known: Vec<&'static str>,
+    },
+    /// A loss or metric does not fit an output or its labels.
+    #[error("{what} `{name}`: {problem}")]
+    Objective {
+        /// "loss", "metric".
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What does not fit, with shapes.
+        problem: String,
+    },
     /// There is no layer or weight of this name.
     #[error("no {what} is named `{name}`")]
     NotFound {
