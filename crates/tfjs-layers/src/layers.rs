@@ -86,7 +86,7 @@ pub(crate) fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Lay
     if !unknown.is_empty() {
         tracing::warn!(layer = config.name, class, keys = ?unknown, "options of this layer are not known and have no effect");
     }
-    Ok(layer)
+    Ok(regularization::penalised(layer, config, dialect))
 }
 
 /// What a layer that wraps code from elsewhere holds.

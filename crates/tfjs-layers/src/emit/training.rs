@@ -68,6 +68,16 @@ impl Emit {
         }
     }
 
+    /// Whether this is a graph for training or evaluating, and not for predicting.
+    pub(crate) fn feeds_weights(&self) -> bool {
+        self.fed.is_some()
+    }
+
+    /// Whether the layer of a weight, or a model around it, is not to change.
+    pub(crate) fn frozen(&self, id: WeightId) -> bool {
+        self.params.weights.get(id.0).is_some_and(|w| w.frozen)
+    }
+
     /// Adds a scalar to the loss that is trained and reported.
     pub fn add_loss(&mut self, value: Port) {
         if let Some(fed) = &mut self.fed {

@@ -7,6 +7,7 @@ use tfjs_kernels::{DType, Tensor};
 
 use super::activation::{boolean, softmax_over};
 use super::core::last_dim;
+use super::regularization::{dropout, seed};
 use crate::{
     Call, Config, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, emit::Dim,
     topology::Arg,
@@ -33,8 +34,14 @@ pub(super) const LAYERS: &[LayerDef] = &[
 ];
 
 fn attention(c: &Config<'_>, score: Score) -> Result<Box<dyn Layer>> {
-    c.known(&["dropout", "seed"]);
-    Ok(Box::new(Attention { score, causal: c.bool_or("causal", false)?, scale: None, concat: None }))
+    Ok(Box::new(Attention {
+        score,
+        causal: c.bool_or("causal", false)?,
+        dropout: c.f32_or("dropout", 0.0)?,
+        seed: seed(c),
+        scale: None,
+        concat: None,
+    }))
 }
 
 /// How a query and a key are compared.
@@ -55,6 +62,9 @@ enum Score {
 struct Attention {
     score: Score,
     causal: bool,
+    /// Share of the weights that training drops.
+    dropout: f32,
+    seed: Option<i64>,
     scale: Option<WeightId>,
     concat: Option<WeightId>,
 }
@@ -134,7 +144,11 @@ impl Layer for Attention {
             masked = g.select(mask, scores, far)?;
         }
         let last = g.axis(masked, -1)?;
-        let weights = softmax_over(g, masked, &[last])?;
+        let mut weights = softmax_over(g, masked, &[last])?;
+        if call.training(g) && self.dropout > 0.0 {
+            let dims = g.dims(weights)?;
+            weights = dropout(g, weights, self.dropout, &dims, self.seed)?;
+        }
         let mut y = batch_matmul(g, weights, value, false)?;
         let query_mask = call.mask(0);
         if let Some(query_mask) = query_mask {

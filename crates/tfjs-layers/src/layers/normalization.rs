@@ -18,7 +18,7 @@ pub(super) const LAYERS: &[LayerDef] = &[
     LayerDef::new("BatchNormalization", batch::new),
     LayerDef::new("BatchNormalizationV1", batch::new),
     LayerDef::new("BatchNormalizationV2", batch::new),
-    LayerDef::new("SyncBatchNormalization", batch::new),
+    LayerDef::new("SyncBatchNormalization", batch::new_synchronized),
     LayerDef::new("LayerNormalization", layer),
     LayerDef::new("GroupNormalization", group),
     LayerDef::new("UnitNormalization", |c| {

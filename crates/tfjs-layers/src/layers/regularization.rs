@@ -1,12 +1,14 @@
-//! Dropout and noise. They do nothing at inference, except where a call of a Keras 2 model says `training=True` (dropout
-//! for estimates of uncertainty): there the file's own word wins over `predict`, and a graph with random ops is written.
+//! Dropout, noise, and penalties on what layers give. Dropout and noise do nothing at inference, except where a call of a
+//! Keras 2 model says `training=True` (dropout for estimates of uncertainty): there the file's own word wins over `predict`.
 
-use serde_json::Value;
-use tfjs_graph::{Port, builder::attr};
+use tfjs_graph::{Fact, Port};
 use tfjs_kernels::DType;
 
 use super::core::Identity;
-use crate::{Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Sym, emit::Dim, topology::Arg};
+use crate::{
+    Call, Config, Dialect, Emit, Layer, LayerConfig, LayerDef, LayersError, Network, Regularizer, Scope, Sym,
+    emit::Dim,
+};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -53,7 +55,13 @@ fn noise(c: &Config<'_>, kind: Kind, shared: Shared) -> Result<Box<dyn Layer>> {
     }
     let channels_last = shared != Shared::Spatial || c.channels_last()?;
     let rate = c.opt_f64(key)?.ok_or_else(|| c.wrong(key, "a number"))?;
-    let seed = c.opt_int("seed").ok().flatten().unwrap_or(0);
+    let rate = match kind {
+        Kind::GaussianNoise => rate,
+        _ if (0.0..=1.0).contains(&rate) => rate,
+        _ if c.dialect == Dialect::Tfjs && !rate.is_nan() => rate.clamp(0.0, 1.0),
+        _ => return Err(c.wrong(key, "between 0 and 1")),
+    };
+    let seed = seed(c);
     Ok(Box::new(Noise { kind, shared, rate: rate as f32, shape, channels_last, seed }))
 }
 
@@ -64,15 +72,13 @@ struct Noise {
     rate: f32,
     shape: Option<Vec<Option<usize>>>,
     channels_last: bool,
-    seed: i64,
+    seed: Option<i64>,
 }
 
 impl Layer for Noise {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
         let x = call.input(0)?.port;
-        let asked = call.kwarg("training") == Some(&Arg::Value(Value::Bool(true)));
-        let active = asked && matches!(g.dialect, Dialect::Keras1 | Dialect::Keras2);
-        let y = if active && self.rate > 0.0 { self.emit(g, x)? } else { x };
+        let y = if call.training(g) && self.rate > 0.0 { self.emit(g, x)? } else { x };
         Ok(vec![Sym::masked(y, call.mask(0))])
     }
 }
@@ -82,27 +88,34 @@ impl Noise {
         let keep = 1.0 - self.rate;
         match self.kind {
             Kind::GaussianNoise => {
-                let noise = self.draw(g, x, "RandomStandardNormal")?;
+                let dims = self.dims(g, x)?;
+                let noise = g.random_normal(&dims, self.seed)?;
                 let noise = g.scale(noise, self.rate)?;
                 g.add(x, noise)
             }
+            // Keras 2 leaves these out, Keras 3 fails in them.
+            Kind::GaussianDropout | Kind::Alpha if keep <= 0.0 => match g.dialect {
+                Dialect::Keras3 => Err(LayersError::Inputs("a rate of 1 leaves nothing to train".to_owned())),
+                _ => Ok(x),
+            },
             Kind::GaussianDropout => {
-                let noise = self.draw(g, x, "RandomStandardNormal")?;
+                let dims = self.dims(g, x)?;
+                let noise = g.random_normal(&dims, self.seed)?;
                 let noise = g.scale(noise, (self.rate / keep).sqrt())?;
                 let factor = g.offset(noise, 1.0)?;
                 g.mul(x, factor)
             }
             Kind::Dropout => {
-                let kept = self.kept(g, x)?;
-                let scaled = g.scale(x, 1.0 / keep)?;
-                g.mul(scaled, kept)
+                let dims = self.dims(g, x)?;
+                dropout(g, x, self.rate, &dims, self.seed)
             }
             Kind::Alpha => {
                 // −scale · alpha of SELU: what dropped elements are set to.
                 let low = -1.673_263_2_f32 * 1.050_701;
                 let a = ((1.0 - self.rate) * (1.0 + self.rate * low * low)).powf(-0.5);
                 let b = -a * low * self.rate;
-                let kept = self.kept(g, x)?;
+                let dims = self.dims(g, x)?;
+                let kept = kept(g, self.rate, &dims, self.seed)?;
                 let value = g.mul(x, kept)?;
                 let one = g.scalar(1.0);
                 let dropped = g.sub(one, kept)?;
@@ -114,15 +127,8 @@ impl Noise {
         }
     }
 
-    /// 1 where an element is kept, else 0.
-    fn kept(&self, g: &mut Emit, x: Port) -> Result<Port> {
-        let uniform = self.draw(g, x, "RandomUniform")?;
-        let rate = g.scalar(self.rate);
-        let kept = g.op("GreaterEqual", &[uniform, rate], &[])?;
-        g.cast(kept, DType::Float32)
-    }
-
-    fn draw(&self, g: &mut Emit, x: Port, op: &str) -> Result<Port> {
+    /// How many numbers are drawn along each axis.
+    fn dims(&self, g: &mut Emit, x: Port) -> Result<Vec<Dim>> {
         let mut dims = g.dims(x)?;
         let rank = dims.len();
         for (axis, dim) in dims.iter_mut().enumerate() {
@@ -137,9 +143,112 @@ impl Noise {
                 _ => {}
             }
         }
-        let shape = g.shape_value(&dims)?;
-        let attrs =
-            [("dtype", attr::dtype(DType::Float32)), ("seed", attr::int(self.seed)), ("seed2", attr::int(0))];
-        g.op(op, &[shape], &attrs)
+        Ok(dims)
+    }
+}
+
+/// The option `activity_regularizer`.
+pub(super) fn activity_regularizer(c: &Config<'_>) -> Option<Regularizer> {
+    Regularizer::parse(c.get("activity_regularizer")?, c.dialect)
+}
+
+/// The option `seed`.
+pub(super) fn seed(c: &Config<'_>) -> Option<i64> {
+    // Keras 3 also writes a generator of seeds here.
+    c.opt_int("seed").ok().flatten()
+}
+
+/// `x` with a share of `rate` of its elements set to zero, the others scaled up to the same mean. As many numbers are drawn
+/// as `dims` say, and shared along axes of size 1.
+pub(super) fn dropout(g: &mut Emit, x: Port, rate: f32, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+    if rate <= 0.0 {
+        return Ok(x);
+    }
+    if rate >= 1.0 {
+        return g.unary("ZerosLike", x);
+    }
+    let factors = dropout_factors(g, rate, dims, seed)?;
+    g.mul(x, factors)
+}
+
+/// Zeros, a share of `rate` of them, and else `1 / (1 − rate)`.
+pub(super) fn dropout_factors(g: &mut Emit, rate: f32, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+    let kept = kept(g, rate, dims, seed)?;
+    g.scale(kept, 1.0 / (1.0 - rate))
+}
+
+/// 1 where an element is kept, else 0.
+fn kept(g: &mut Emit, rate: f32, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+    let uniform = g.random_uniform(dims, seed)?;
+    let rate = g.scalar(rate);
+    let kept = g.op("GreaterEqual", &[uniform, rate], &[])?;
+    g.cast(kept, DType::Float32)
+}
+
+/// A layer whose outputs are penalised: the mean penalty of a sample is added to the loss.
+#[derive(Debug)]
+struct Penalised {
+    layer: Box<dyn Layer>,
+    regularizer: Regularizer,
+}
+
+/// The layer with the penalty on its outputs that its configuration asks for.
+pub(super) fn penalised(layer: Box<dyn Layer>, config: &LayerConfig, dialect: Dialect) -> Box<dyn Layer> {
+    let regularizer = match config.class_name.as_str() {
+        "ActivityRegularization" => {
+            let factor = |key: &str| config.config.get(key).cloned().unwrap_or(serde_json::json!(0.0));
+            let options = serde_json::json!({"l1": factor("l1"), "l2": factor("l2")});
+            Regularizer::parse(&serde_json::json!({"class_name": "L1L2", "config": options}), dialect)
+        }
+        // It hands the penalty on to its projections, and in Keras 3 has none of its own.
+        "MultiHeadAttention" if dialect == Dialect::Keras3 => None,
+        _ => config.config.get("activity_regularizer").and_then(|value| Regularizer::parse(value, dialect)),
+    };
+    match regularizer {
+        Some(regularizer) => Box::new(Penalised { layer, regularizer }),
+        None => layer,
+    }
+}
+
+/// Adds the penalty on one output to the loss, divided by the number of samples.
+pub(super) fn penalise(g: &mut Emit, regularizer: &Regularizer, output: Port) -> Result<()> {
+    if !g.feeds_weights() {
+        return Ok(());
+    }
+    let output = g.cast(output, DType::Float32)?;
+    let mut penalty = regularizer.loss(g, output)?;
+    if g.rank(output)? > 0 {
+        let batch = g.dim(output, 0)?;
+        let batch = g.dim_value(batch)?;
+        let batch = g.cast(batch, DType::Float32)?;
+        penalty = g.op("DivNoNan", &[penalty, batch], &[])?;
+    }
+    g.add_loss(penalty);
+    Ok(())
+}
+
+impl Layer for Penalised {
+    fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
+        self.layer.build(scope, inputs)
+    }
+
+    fn build_for(&mut self, scope: &mut Scope<'_>, g: &Emit, call: &Call) -> Result<()> {
+        self.layer.build_for(scope, g, call)
+    }
+
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        let outputs = self.layer.call(g, call)?;
+        for output in &outputs {
+            penalise(g, &self.regularizer, output.port)?;
+        }
+        Ok(outputs)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        self.layer.network()
+    }
+
+    fn held_as(&self) -> &'static str {
+        self.layer.held_as()
     }
 }

@@ -1,18 +1,21 @@
 use serde_json::Value;
 use tfjs_graph::{Fact, Port};
 
-use super::super::activation::{boolean, masked_softmax, softmax_over};
+use super::super::{
+    activation::{boolean, masked_softmax, softmax_over},
+    regularization::{activity_regularizer, dropout, penalise, seed},
+};
 use super::{both, causal_mask, flag, window_mask};
 use crate::{
-    Call, Config, Dialect, Emit, Layer, LayersError, Scope, Sym, WeightId, WeightInit, einsum::einsum,
-    emit::Dim, layers::core::built,
+    Call, Config, Dialect, Emit, Layer, LayersError, Regularizer, Scope, Sym, WeightId, WeightInit,
+    einsum::einsum, emit::Dim, layers::core::built,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
 
 /// MultiHeadAttention of Keras 2 and 3. TF.js's `CachedMultiHeadAttention` is the same without its cache.
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
-    c.known(&["dropout", "seed", "query_shape", "key_shape", "value_shape", "flash_attention"]);
+    c.known(&["query_shape", "key_shape", "value_shape", "flash_attention"]);
     let (heads, key_dim) = (c.usize("num_heads")?, c.usize("key_dim")?);
     let wrong = || c.wrong("output_shape", "sizes");
     let output_shape = match c.opt_ints("output_shape")? {
@@ -32,7 +35,9 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         output_shape,
         axes: c.opt_ints("attention_axes")?.filter(|a| !a.is_empty()),
         window: c.opt_usize("sliding_window")?,
-        dropout: c.f64_or("dropout", 0.0)? > 0.0,
+        dropout: c.f32_or("dropout", 0.0)?,
+        seed: seed(c),
+        regularizer: activity_regularizer(c),
         kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
         bias_initializer: c.initializer("bias", "zeros")?,
         grouped: false,
@@ -42,7 +47,7 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
 
 /// GroupedQueryAttention: several heads of queries share a head of keys and values.
 pub(super) fn new_grouped(c: &Config<'_>) -> Result<Box<dyn Layer>> {
-    c.known(&["dropout", "seed", "flash_attention"]);
+    c.known(&["flash_attention"]);
     let (heads, value_heads) = (c.usize("num_query_heads")?, c.usize("num_key_value_heads")?);
     if value_heads == 0 || heads % value_heads != 0 {
         return Err(c.wrong("num_key_value_heads", format!("a divisor of `num_query_heads`, {heads}")));
@@ -58,7 +63,9 @@ pub(super) fn new_grouped(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         output_shape: None,
         axes: None,
         window: c.opt_usize("sliding_window")?,
-        dropout: c.f64_or("dropout", 0.0)? > 0.0,
+        dropout: c.f32_or("dropout", 0.0)?,
+        seed: seed(c),
+        regularizer: activity_regularizer(c),
         kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
         bias_initializer: c.initializer("bias", "zeros")?,
         grouped: true,
@@ -82,7 +89,11 @@ struct MultiHead {
     output_shape: Option<Vec<usize>>,
     axes: Option<Vec<i64>>,
     window: Option<usize>,
-    dropout: bool,
+    /// Share of the attention weights that training drops.
+    dropout: f32,
+    seed: Option<i64>,
+    /// The penalty on what each projection gives.
+    regularizer: Option<Regularizer>,
     kernel_initializer: WeightInit,
     bias_initializer: WeightInit,
     grouped: bool,
@@ -160,14 +171,15 @@ impl MultiHead {
             &names[..rank - inner],
             &names[rank..rank - inner + kernel_rank],
         );
-        let y = einsum(g, &equation, &[x, kernel])?;
-        match part.bias {
-            Some(bias) => {
-                let bias = g.weight(bias);
-                g.add(y, bias)
-            }
-            None => Ok(y),
+        let mut y = einsum(g, &equation, &[x, kernel])?;
+        if let Some(bias) = part.bias {
+            let bias = g.weight(bias);
+            y = g.add(y, bias)?;
         }
+        if let Some(regularizer) = &self.regularizer {
+            penalise(g, regularizer, y)?;
+        }
+        Ok(y)
     }
 
     /// Keys or values with each head repeated for the queries that share it.
@@ -284,7 +296,7 @@ impl Layer for MultiHead {
         let axes: Vec<usize> = (scores_rank - attention.len()..scores_rank).collect();
         let wants_scores = flag(call, "return_attention_scores");
         // Keras 3 has another arithmetic for masks where it can use one fused op.
-        let fused = g.dialect == Dialect::Keras3 && !self.dropout && !wants_scores && rank == 4;
+        let fused = g.dialect == Dialect::Keras3 && self.dropout <= 0.0 && !wants_scores && rank == 4;
         let weights = match mask {
             None => softmax_over(g, scores, &axes)?,
             Some(mask) if fused => {
@@ -294,7 +306,12 @@ impl Layer for MultiHead {
             }
             Some(mask) => masked_softmax(g, scores, mask, &axes)?,
         };
-        let mut y = einsum(g, &combine, &[weights, value])?;
+        let mut kept = weights;
+        if call.training(g) && self.dropout > 0.0 {
+            let dims = g.dims(weights)?;
+            kept = dropout(g, weights, self.dropout, &dims, self.seed)?;
+        }
+        let mut y = einsum(g, &combine, &[kept, value])?;
         if let Some(gate) = gate {
             y = g.mul(y, gate)?;
         }
