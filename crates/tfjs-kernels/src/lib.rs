@@ -24,6 +24,7 @@ pub mod pooling;
 pub mod quantize;
 pub mod ragged;
 pub mod random;
+pub mod recurrent;
 pub mod reduce;
 mod scratch;
 pub mod segment;

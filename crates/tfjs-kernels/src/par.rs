@@ -199,6 +199,11 @@ impl<'a, T> Disjoint<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.end - range.start) }
     }
 
+    /// Length of the whole slice.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The slice's start, for kernels that write rows of a matrix side by side.
     pub(crate) fn ptr(&self) -> *mut T {
         self.data

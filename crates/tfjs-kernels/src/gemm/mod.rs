@@ -273,9 +273,41 @@ pub(crate) fn gemm<L: Lhs, R: Rhs>(lhs: &L, rhs: &R, out: &mut [f32], target: Ta
     if m == 0 || n == 0 {
         return;
     }
+    let out = Disjoint::new(out);
+    // SAFETY: nobody else has the output.
+    unsafe { gemm_part(lhs, rhs, &out, target, finish, Sum::Fresh) };
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sum {
+    /// Nothing: the output is overwritten.
+    Fresh,
+    /// What the output holds.
+    Onto,
+}
+
+/// As [`gemm`], into a part of a matrix whose other parts are others' at the same time.
+///
+/// # Safety
+/// Nobody else uses the `lhs.rows()` rows of `rhs.cols()` floats of `out` that `target` names.
+///
+/// # Panics
+/// As [`gemm`].
+pub(crate) unsafe fn gemm_part<L: Lhs, R: Rhs>(
+    lhs: &L,
+    rhs: &R,
+    out: &Disjoint<'_, f32>,
+    target: Target,
+    finish: &Finish<'_>,
+    sum: Sum,
+) {
+    let (m, n) = (lhs.rows(), rhs.cols());
+    if m == 0 || n == 0 {
+        return;
+    }
     assert!(target.stride >= n && out.len() >= target.start + (m - 1) * target.stride + n);
     finish.check(m, n);
-    let out = Disjoint::new(out);
     let cut = Cut::new(m, rhs);
     par::for_each(cut.row_blocks * cut.panel_blocks, |task| {
         let (r, p) = (task % cut.row_blocks, task / cut.row_blocks);
@@ -283,7 +315,7 @@ pub(crate) fn gemm<L: Lhs, R: Rhs>(lhs: &L, rhs: &R, out: &mut [f32], target: Ta
         let panels = p * cut.panels..rhs.panels().min((p + 1) * cut.panels);
         simd::dispatch_on(
             rhs.isa(),
-            Block { lhs, rhs, rows, panels, tile: cut.tile, out: &out, target, finish },
+            Block { lhs, rhs, rows, panels, tile: cut.tile, out, target, finish, sum },
         );
     });
 }
@@ -342,6 +374,7 @@ struct Block<'a, L, R> {
     out: &'a Disjoint<'a, f32>,
     target: Target,
     finish: &'a Finish<'a>,
+    sum: Sum,
 }
 
 impl<L: Lhs, R: Rhs> Kernel for Block<'_, L, R> {
@@ -432,7 +465,7 @@ impl<L: Lhs, R: Rhs> Block<'_, L, R> {
                     b_stride,
                     c: self.out.ptr().wrapping_add(self.target.start + row * self.target.stride + first),
                     ldc: self.target.stride,
-                    load: cols.start > 0,
+                    load: cols.start > 0 || self.sum == Sum::Onto,
                     bias: std::ptr::null(),
                     residual: std::ptr::null(),
                     residual_stride: 0,
