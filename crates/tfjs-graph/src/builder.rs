@@ -196,6 +196,14 @@ impl Builder {
         }
     }
 
+    /// What is known of a node's outputs, after its attributes have changed.
+    pub(crate) fn infer_again(&mut self, id: NodeId) -> Result<(), GraphError> {
+        let node = self.graph.node(id);
+        let facts: Vec<Fact> = node.inputs.iter().map(|&p| self.fact(p).clone()).collect();
+        self.facts[id.0 as usize] = self.infer(node, &facts)?;
+        Ok(())
+    }
+
     /// States what inference could not know of a value's shape. Dimensions that are known already stay.
     pub fn set_shape(&mut self, port: Port, shape: &[Option<usize>]) {
         let facts = &mut self.facts[port.node.0 as usize];

@@ -30,6 +30,7 @@ mod loops;
 mod matrices;
 mod none;
 mod normalization;
+mod recurrent;
 mod reduction;
 mod slice_join;
 mod spectral;
@@ -107,6 +108,7 @@ fn rows() -> impl Iterator<Item = &'static Row> {
         matrices::RULES,
         none::RULES,
         normalization::RULES,
+        recurrent::RULES,
         reduction::RULES,
         slice_join::RULES,
         spectral::RULES,

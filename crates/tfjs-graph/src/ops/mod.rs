@@ -45,6 +45,7 @@ mod matrices;
 mod normalization;
 mod parsing;
 mod ragged;
+mod recurrent;
 mod reduction;
 mod slice_join;
 mod sparse;
@@ -76,6 +77,7 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("normalization", normalization::OPS),
         ("parsing", parsing::OPS),
         ("ragged", ragged::OPS),
+        ("recurrent", recurrent::OPS),
         ("reduction", reduction::OPS),
         ("slice_join", slice_join::OPS),
         ("sparse", sparse::OPS),

@@ -15,6 +15,7 @@ pub(crate) fn all() -> Vec<Case> {
         composed(),
         spectral(),
         lists(),
+        recurrent(),
     ]
     .into_iter()
     .flatten()
@@ -578,4 +579,56 @@ fn lists() -> Vec<Case> {
             },
         ),
     ]
+}
+
+/// Recurrent layers: every cell, every way through the sequence.
+fn recurrent() -> Vec<Case> {
+    let mut out = Vec::new();
+    let cells: [(&'static str, bool, usize); 4] = [
+        ("_SequenceRNN", false, 1),
+        ("_SequenceLSTM", false, 4),
+        ("_SequenceGRU", true, 3),
+        ("_SequenceGRU", false, 3),
+    ];
+    for (op, after, gates) in cells {
+        for way in 0..4 {
+            let (states, masked, sequences, zeros) = (way != 0, way > 1, way != 2, way == 3);
+            let units = 2;
+            let mut inputs =
+                vec![x(&[2, 3, gates * units], -1.0, 1.0), x(&[units, gates * units], -0.9, 0.8)];
+            if after && states {
+                inputs.push(x(&[gates * units], -0.5, 0.5));
+            }
+            let of_lstm = op == "_SequenceLSTM";
+            if states {
+                inputs.push(x(&[2, units], -0.8, 1.0));
+                if of_lstm {
+                    inputs.push(x(&[2, units], -0.7, 1.0));
+                }
+            }
+            if masked {
+                let steps = vec![false, true, false, true, true, true];
+                inputs.push(In::C(Tensor::new([2, 3], steps).unwrap()));
+            }
+            let attrs = [
+                ("activation", attr::text("tanh")),
+                ("recurrent_activation", attr::text("sigmoid")),
+                ("reset_after", flag(after)),
+                ("bias", flag(after && states)),
+                ("states", flag(states)),
+                ("mask", flag(masked)),
+                ("go_backwards", flag(way == 1)),
+                ("return_sequences", flag(sequences)),
+                ("zero_output_for_mask", flag(zeros)),
+            ];
+            // Without more outputs than the first, the gradients of the others are missing.
+            let outputs = match way {
+                0 => 1,
+                _ if of_lstm => 3,
+                _ => 2,
+            };
+            out.push(case_n(op, inputs, &attrs, outputs));
+        }
+    }
+    out
 }
