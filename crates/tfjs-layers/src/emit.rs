@@ -41,6 +41,8 @@ pub struct Emit {
     states: Option<Vec<KeptState>>,
     /// Present when weights are inputs of the graph.
     fed: Option<training::Fed>,
+    /// The graph is run by this runtime and never written to a file.
+    for_running: bool,
     /// How many loops are around what is being written.
     loops: usize,
     /// Whose rules apply.
@@ -92,6 +94,7 @@ impl Emit {
             initializer: Tables::default(),
             states: None,
             fed: None,
+            for_running: false,
             loops: 0,
             dialect,
         }
@@ -101,6 +104,18 @@ impl Emit {
     #[must_use]
     pub fn keeping_states(self) -> Emit {
         Emit { states: Some(Vec::new()), ..self }
+    }
+
+    /// The same, for a graph that this runtime runs and that is never written to a file: layers may use ops that
+    /// TensorFlow does not have.
+    #[must_use]
+    pub fn for_running(self) -> Emit {
+        Emit { for_running: true, ..self }
+    }
+
+    /// Whether the graph is for this runtime alone. A graph with fed weights always is.
+    pub fn is_for_running(&self) -> bool {
+        self.for_running || self.fed.is_some()
     }
 
     /// The graph.

@@ -237,7 +237,7 @@ impl LayersModel {
         found.map(WeightId).ok_or_else(|| LayersError::NotFound { what: "weight", name: name.to_owned() })
     }
 
-    /// The model as a graph: inputs and outputs are named after their layers, weights are constants.
+    /// The model as a graph of TensorFlow's ops: inputs and outputs are named after their layers, weights are constants.
     /// Stateful layers start every run from zeros.
     ///
     /// # Errors
@@ -293,7 +293,7 @@ impl LayersModel {
     /// # Errors
     /// When the graph cannot be written.
     pub fn into_graph_model(self) -> Result<GraphModel> {
-        let emitted = self.to_graph()?;
+        let emitted = self.emit(Emit::new(self.params.clone(), self.dialect).for_running())?;
         let model = GraphModel::from_graph(emitted.graph, ModelOptions::default());
         Ok(model.with_initializer(emitted.initializer))
     }
@@ -302,7 +302,8 @@ impl LayersModel {
         if let Some(compiled) = self.compiled.get() {
             return Ok(compiled);
         }
-        let emitted = self.emit(Emit::new(self.params.clone(), self.dialect).keeping_states())?;
+        let g = Emit::new(self.params.clone(), self.dialect).for_running().keeping_states();
+        let emitted = self.emit(g)?;
         let model = GraphModel::from_graph(emitted.graph, ModelOptions::default());
         let compiled =
             Compiled { model: model.with_initializer(emitted.initializer), states: emitted.states };

@@ -6,7 +6,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use serde_json::Value;
 use tfjs_format::io::MemorySink;
-use tfjs_graph::Constant;
+use tfjs_graph::{Constant, GraphModel, ModelOptions};
 use tfjs_kernels::{Tensor, TfString};
 use tfjs_layers::{Assets, LayersModel, LayersOptions, SaveOptions, StoredWeight, StoredWeights};
 
@@ -86,11 +86,29 @@ fn round_trip(case: &Value, lower: bool) -> Result<(), String> {
     check(&again, case)
 }
 
-fn check(model: &LayersModel, case: &Value) -> Result<(), String> {
+/// The graph that is written to files, node by node as it stands.
+fn exported(case: &Value) -> Result<(), String> {
+    let model = load(case)?;
+    let emitted = model.to_graph().map_err(|e| chain(&e))?;
+    let foreign = emitted.graph.iter().find(|(_, node)| node.op.starts_with("_Sequence"));
+    assert!(foreign.is_none(), "ops of this runtime are no part of a file");
+    let options = ModelOptions { optimize: false, ..ModelOptions::default() };
+    let graph = GraphModel::from_graph(emitted.graph, options).with_initializer(emitted.initializer);
+    let outputs = graph.run(inputs(&model, case)).map_err(|e| chain(&e))?;
+    compare(outputs.into_tensors(), case)
+}
+
+fn inputs(model: &LayersModel, case: &Value) -> Vec<(String, Tensor)> {
     let inputs = case["inputs"].as_array().unwrap();
-    let names = model.input_names();
-    let inputs: Vec<(String, Tensor)> = names.into_iter().zip(inputs.iter().map(tensor)).collect();
-    let outputs = model.run(inputs).map_err(|e| chain(&e))?.into_tensors();
+    model.input_names().into_iter().zip(inputs.iter().map(tensor)).collect()
+}
+
+fn check(model: &LayersModel, case: &Value) -> Result<(), String> {
+    let outputs = model.run(inputs(model, case)).map_err(|e| chain(&e))?;
+    compare(outputs.into_tensors(), case)
+}
+
+fn compare(outputs: Vec<Tensor>, case: &Value) -> Result<(), String> {
     let wanted = case["outputs"].as_array().unwrap();
     if outputs.len() != wanted.len() {
         return Err(format!("{} outputs, expected {}", outputs.len(), wanted.len()));
@@ -147,6 +165,11 @@ fn walk(run: impl Fn(&Value) -> Result<(), String>) {
 #[test]
 fn every_layer_computes_what_keras_computes() {
     walk(run);
+}
+
+#[test]
+fn the_graph_of_a_model_computes_the_same() {
+    walk(exported);
 }
 
 #[test]

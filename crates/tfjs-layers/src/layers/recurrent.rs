@@ -28,6 +28,9 @@
 //! The last output is a variable only where it is not a state: with a mask and initial states, or a mask, zeros in the
 //! place of masked outputs, and no sequence wanted. A single step, and layers with `unroll`, have no loop.
 //!
+//! That is the form of graphs that are written to files. Graphs that are run here have one op in the place of the loop,
+//! `_SequenceRNN`, `_SequenceLSTM` or `_SequenceGRU`, for cells whose activations it knows (`sequence`).
+//!
 //! # Stateful layers
 //!
 //! A layer with `stateful` starts where the run before ended, until
@@ -36,6 +39,7 @@
 mod cell;
 mod conv;
 mod scan;
+mod sequence;
 
 use serde_json::Value;
 use tfjs_graph::{Fact, Port, builder::attr};
@@ -134,42 +138,10 @@ impl Layer for Rnn {
         let passed_on = call.mask(0);
         let mask = used_mask(g.dialect, call);
         let x = self.channels_to_end(g, x, 2)?;
-        let rank = g.rank(x)?;
-        let x = self.to_time_major(g, x)?;
-        let mut sequence = self.to_order(g, x)?;
-        let weights = self.cell.weights(g)?;
-        sequence = self.cell.project(g, &weights.input, sequence, 2)?;
-        let ordered = match mask {
-            Some(mask) => Some(self.ordered_mask(g, mask, rank)?),
-            None => None,
+        let (output, mut states) = match self.as_sequence(g, call, x, mask)? {
+            Some(done) => done,
+            None => self.step_by_step(g, call, x, mask)?,
         };
-        let (states, from_zeros) = self.initial_states(g, call, sequence)?;
-        let scan = Scan {
-            cell: self.cell.as_ref(),
-            weights: &weights.step,
-            inputs: sequence,
-            mask: ordered,
-            states,
-            from_zeros,
-            zero_masked: self.zero_output_for_mask,
-            sequence: self.return_sequences,
-        };
-        let time = g.dim(sequence, 0)?;
-        let (output, states) = match time {
-            Dim::Known(steps) if steps == 1 || (self.unroll && steps > 0) => {
-                self.unrolled(g, &scan, steps)?
-            }
-            _ => {
-                let done = scan.looped(g)?;
-                let output = if self.return_sequences && !self.time_major {
-                    swap_first(g, done.output)?
-                } else {
-                    done.output
-                };
-                (output, done.states)
-            }
-        };
-        let mut states = states;
         for (i, state) in states.iter_mut().enumerate() {
             if self.stateful {
                 g.set_state(&format!("state_{i}"), *state);
@@ -186,6 +158,55 @@ impl Layer for Rnn {
 }
 
 impl Rnn {
+    /// A loop, or all steps written out. The output in the layout of the layer, and the states after the last step.
+    fn step_by_step(
+        &self,
+        g: &mut Emit,
+        call: &Call,
+        x: Port,
+        mask: Option<Port>,
+    ) -> Result<(Port, Vec<Port>)> {
+        let rank = g.rank(x)?;
+        let x = self.to_time_major(g, x)?;
+        let mut sequence = self.to_order(g, x)?;
+        let weights = self.cell.weights(g)?;
+        sequence = self.cell.project(g, &weights.input, sequence, 2)?;
+        let ordered = match mask {
+            Some(mask) => Some(self.ordered_mask(g, mask, rank)?),
+            None => None,
+        };
+        let dims = g.dims(sequence)?;
+        let leading = &dims[1..dims.len() - 1];
+        let given = self.given_states(g, call, leading)?;
+        let from_zeros = given.is_none();
+        let states = match given {
+            Some(states) => states,
+            None => zero_states(g, self.cell.as_ref(), leading)?,
+        };
+        let scan = Scan {
+            cell: self.cell.as_ref(),
+            weights: &weights.step,
+            inputs: sequence,
+            mask: ordered,
+            states,
+            from_zeros,
+            zero_masked: self.zero_output_for_mask,
+            sequence: self.return_sequences,
+        };
+        match g.dim(sequence, 0)? {
+            Dim::Known(steps) if steps == 1 || (self.unroll && steps > 0) => self.unrolled(g, &scan, steps),
+            _ => {
+                let done = scan.looped(g)?;
+                let output = if self.return_sequences && !self.time_major {
+                    swap_first(g, done.output)?
+                } else {
+                    done.output
+                };
+                Ok((output, done.states))
+            }
+        }
+    }
+
     /// All steps written out; the output in the layout of the layer.
     fn unrolled(&self, g: &mut Emit, scan: &Scan<'_>, steps: usize) -> Result<(Port, Vec<Port>)> {
         let (mut outputs, states) = scan.unrolled(g, steps)?;
@@ -194,11 +215,8 @@ impl Rnn {
             return Ok((last, states));
         }
         let axis = usize::from(!self.time_major);
-        // Keras forgets to turn the mask around when it zeroes the outputs of an unrolled layer that goes backwards.
         if let Some(mask) = scan.mask
-            && self.unroll
-            && self.go_backwards
-            && self.zero_output_for_mask
+            && self.zeroes_masks_turned_around()
         {
             let forward = self.to_order(g, mask)?;
             let masks = g.op_n(
@@ -217,6 +235,11 @@ impl Rnn {
         }
         let all = g.op("Pack", &outputs, &[("axis", attr::int(axis as i64))])?;
         Ok((all, states))
+    }
+
+    /// Keras forgets to turn the mask around when it zeroes the outputs of an unrolled layer that goes backwards.
+    fn zeroes_masks_turned_around(&self) -> bool {
+        self.unroll && self.go_backwards && self.zero_output_for_mask
     }
 
     /// `[B, T, …]` as `[T, B, …]`, unless it is so already.
@@ -248,8 +271,8 @@ impl Rnn {
         Ok(mask)
     }
 
-    /// The states given, or those kept, or zeros; and whether they are zeros.
-    fn initial_states(&self, g: &mut Emit, call: &Call, sequence: Port) -> Result<(Vec<Port>, bool)> {
+    /// The states given, or those kept; `None` for zeros. `leading` are their dimensions but the last.
+    fn given_states(&self, g: &mut Emit, call: &Call, leading: &[Dim]) -> Result<Option<Vec<Port>>> {
         let sizes = self.cell.state_sizes();
         let mut given: Vec<Port> = call.inputs.iter().skip(1).map(|s| s.port).collect();
         if let Some(arg) = call.kwarg("initial_state") {
@@ -268,31 +291,18 @@ impl Rnn {
                 let problem = format!("{} initial states are given, it has {}", given.len(), sizes.len());
                 return Err(LayersError::Inputs(problem));
             }
-            let states = given.into_iter().map(|s| self.channels_to_end(g, s, 1)).collect::<Result<_>>()?;
-            return Ok((states, false));
+            return given.into_iter().map(|s| self.channels_to_end(g, s, 1)).collect::<Result<_>>().map(Some);
         }
-        let dims = g.dims(sequence)?;
-        let leading = &dims[1..dims.len() - 1];
         if !self.stateful {
-            return Ok((zero_states(g, self.cell.as_ref(), leading)?, true));
+            return Ok(None);
         }
+        let leading = sequence::fixed(leading)?;
         let mut states = Vec::new();
         for (i, size) in sizes.into_iter().enumerate() {
-            let mut shape = Vec::new();
-            for dim in leading {
-                match dim {
-                    Dim::Known(n) => shape.push(*n),
-                    Dim::Of(..) => {
-                        return Err(LayersError::Inputs(
-                            "a stateful layer needs a fixed batch size and fixed spatial sizes".to_owned(),
-                        ));
-                    }
-                }
-            }
-            shape.push(size);
+            let shape: Vec<usize> = leading.iter().copied().chain([size]).collect();
             states.push(g.state(&format!("state_{i}"), &shape)?);
         }
-        Ok((states, false))
+        Ok(Some(states))
     }
 
     /// For cells with channels first: channels last, after `leading` axes.

@@ -10,7 +10,10 @@ use crate::{
     emit::Dim, layers::core::built, weights::snake_case,
 };
 
-use super::conv::ConvLstmCell;
+use super::{
+    conv::ConvLstmCell,
+    sequence::{self, Outcome, Over},
+};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -60,6 +63,19 @@ pub(in crate::layers) trait Cell: fmt::Debug + Send + Sync {
     /// Number of spatial axes, and whether channels come last.
     fn layout(&self) -> (usize, bool) {
         (0, true)
+    }
+
+    /// Whether [`Cell::sequence`] works.
+    fn has_sequence(&self, _dialect: Dialect) -> bool {
+        false
+    }
+
+    /// The cell over a sequence of inputs, as an op of this runtime.
+    ///
+    /// # Errors
+    /// When there is none, or the inputs do not fit.
+    fn sequence(&self, _g: &mut Emit, _x: Port, _over: &Over<'_>) -> Result<Outcome> {
+        sequence::none()
     }
 }
 
@@ -150,10 +166,10 @@ impl Kind {
 /// `reset_after` `[2, 3·units]`.
 #[derive(Debug)]
 pub(super) struct GateCell {
-    kind: Kind,
+    pub(super) kind: Kind,
     units: usize,
-    activation: Activation,
-    recurrent_activation: Activation,
+    pub(super) activation: Activation,
+    pub(super) recurrent_activation: Activation,
     use_bias: bool,
     kernel_initializer: WeightInit,
     recurrent_initializer: WeightInit,
@@ -183,6 +199,12 @@ impl GateCell {
             bias_initializer,
             weights: None,
         })
+    }
+
+    /// The recurrent kernel as a whole.
+    pub(super) fn recurrent_kernel(&self, g: &mut Emit) -> Result<Port> {
+        let (_, recurrent, _) = built(self.weights)?;
+        Ok(g.weight(recurrent))
     }
 
     fn gate(&self, g: &mut Emit, a: Port, b: Port) -> Result<Port> {
@@ -286,6 +308,14 @@ impl Cell for GateCell {
             Some(&bias) => g.bias_add(y, bias),
             None => Ok(y),
         }
+    }
+
+    fn has_sequence(&self, dialect: Dialect) -> bool {
+        self.has_words(dialect)
+    }
+
+    fn sequence(&self, g: &mut Emit, x: Port, over: &Over<'_>) -> Result<Outcome> {
+        self.write_sequence(g, x, over)
     }
 
     fn step(&self, g: &mut Emit, weights: &[Port], x: Port, states: &[Port]) -> Result<Vec<Port>> {
@@ -456,6 +486,15 @@ impl Cell for StackedCells {
             new[range].copy_from_slice(&out);
         }
         Ok(new)
+    }
+
+    fn has_sequence(&self, dialect: Dialect) -> bool {
+        self.cells.iter().all(|c| c.cell.has_sequence(dialect))
+    }
+
+    fn sequence(&self, g: &mut Emit, x: Port, over: &Over<'_>) -> Result<Outcome> {
+        let offsets = self.offsets();
+        sequence::stacked(g, x, over, self.cells.iter().map(|c| c.cell.as_ref()).zip(offsets))
     }
 
     fn layout(&self) -> (usize, bool) {
