@@ -54,6 +54,8 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [LayerDef])> {
 static LAYERS: LazyLock<HashMap<&'static str, LayerDef>> =
     LazyLock::new(|| families().flat_map(|(_, rows)| rows).map(|d| (d.class, *d)).collect());
 
+pub(crate) use operation::{Args, NAMED, constant as operation_constant, name as operation_name};
+
 /// Whether a class of Keras 3 is an operation, and not a layer.
 pub(crate) fn is_operation(config: &LayerConfig, dialect: Dialect) -> bool {
     operation::find(config, dialect, LAYERS.contains_key(config.class_name.as_str())).is_some()

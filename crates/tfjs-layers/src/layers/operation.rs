@@ -25,7 +25,7 @@ use crate::{
     Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Sym, topology::LayerConfig,
     weights::snake_case,
 };
-use args::Args;
+pub(crate) use args::{Args, NAMED, constant};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -62,6 +62,14 @@ pub(super) fn find(config: &LayerConfig, dialect: Dialect, is_layer: bool) -> Op
     }
     let emit = *OPERATIONS.get(snake_case(&config.class_name).as_str())?;
     Some(Box::new(Operation { emit, config: config.config.clone() }))
+}
+
+/// What the tables call an operation of Keras 3, or a function of TensorFlow.
+pub(crate) fn name(config: &LayerConfig) -> String {
+    match config.config.get("function").and_then(Value::as_str) {
+        Some(function) if config.class_name.ends_with("OpLambda") => keras2::name(function).to_owned(),
+        _ => snake_case(&config.class_name),
+    }
 }
 
 /// A call of a function: it has no weights and drops masks.

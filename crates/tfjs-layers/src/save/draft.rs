@@ -401,10 +401,11 @@ fn is_chain(layers: &[DraftLayer], outputs: &[TensorRef]) -> bool {
 }
 
 /// Arguments that hold tensors of the layer's own, after those that have no name.
-pub(super) const TENSOR_ARGUMENTS: [&str; 4] = ["initial_state", "query", "value", "key"];
+pub(super) const TENSOR_ARGUMENTS: [&str; 8] =
+    ["initial_state", "query", "value", "key", "x1", "x2", "y", "b"];
 
 /// Input `k` of a call: arguments by position, then [`TENSOR_ARGUMENTS`].
-fn flat_input(call: &CallConfig, k: usize) -> Option<&TensorRef> {
+pub(super) fn flat_input(call: &CallConfig, k: usize) -> Option<&TensorRef> {
     let named =
         TENSOR_ARGUMENTS.iter().flat_map(|name| call.kwargs.iter().filter(move |(key, _)| key == name));
     call.args.iter().chain(named.map(|(_, a)| a)).flat_map(Arg::tensors).nth(k)

@@ -10,27 +10,31 @@ use crate::{
 };
 
 /// The arguments of an operation, by position or name: those of the call, then those it was made with.
-pub(super) struct Args<'a> {
-    positional: &'a [Arg<Sym>],
-    named: &'a [(String, Arg<Sym>)],
+pub(crate) struct Args<'a, T = Sym> {
+    positional: &'a [Arg<T>],
+    named: &'a [(String, Arg<T>)],
     config: &'a Map<String, Value>,
 }
 
 /// Stands for "only by name".
-pub(super) const NAMED: usize = usize::MAX;
+pub(crate) const NAMED: usize = usize::MAX;
 
-impl<'a> Args<'a> {
-    pub(super) fn new(
-        positional: &'a [Arg<Sym>],
-        named: &'a [(String, Arg<Sym>)],
+impl<'a, T: Clone + PartialEq> Args<'a, T> {
+    /// What the first argument is called.
+    pub(crate) const FIRST: &'static [&'static str] =
+        &["x", "x1", "input", "inputs", "a", "array", "tensor", "features", "logits", "value", "images"];
+
+    pub(crate) fn new(
+        positional: &'a [Arg<T>],
+        named: &'a [(String, Arg<T>)],
         config: &'a Map<String, Value>,
-    ) -> Args<'a> {
+    ) -> Args<'a, T> {
         Args { positional, named, config }
     }
 
     /// An argument that is not null: at a position, or by the first name that is given.
-    pub(super) fn get(&self, position: usize, names: &[&str]) -> Option<Arg<Sym>> {
-        let not_null = |a: &Arg<Sym>| *a != Arg::Value(Value::Null);
+    pub(crate) fn get(&self, position: usize, names: &[&str]) -> Option<Arg<T>> {
+        let not_null = |a: &Arg<T>| *a != Arg::Value(Value::Null);
         if let Some(arg) = self.positional.get(position) {
             return Some(arg.clone()).filter(not_null);
         }
@@ -43,10 +47,77 @@ impl<'a> Args<'a> {
         })
     }
 
-    fn need(&self, position: usize, names: &[&str]) -> Result<Arg<Sym>> {
+    fn need(&self, position: usize, names: &[&str]) -> Result<Arg<T>> {
         self.get(position, names).ok_or_else(|| wrong(names, "it is missing"))
     }
 
+    pub(crate) fn int(&self, position: usize, names: &[&str]) -> Result<Option<i64>> {
+        match self.get(position, names) {
+            None => Ok(None),
+            Some(Arg::Value(v)) => integer(&v).map(Some).ok_or_else(|| wrong(names, "it is not an integer")),
+            Some(_) => Err(wrong(names, "it is not constant")),
+        }
+    }
+
+    pub(crate) fn ints(&self, position: usize, names: &[&str]) -> Result<Option<Vec<i64>>> {
+        let list = |v: &Value| match plain(v) {
+            Value::Array(items) => items.iter().map(integer).collect::<Option<Vec<_>>>(),
+            other => integer(other).map(|n| vec![n]),
+        };
+        match self.get(position, names) {
+            None => Ok(None),
+            Some(Arg::Value(v)) => {
+                list(&v).map(Some).ok_or_else(|| wrong(names, "it is not a list of integers"))
+            }
+            Some(_) => Err(wrong(names, "it is not constant")),
+        }
+    }
+
+    pub(crate) fn float(&self, position: usize, names: &[&str]) -> Result<Option<f64>> {
+        match self.get(position, names) {
+            None => Ok(None),
+            Some(Arg::Value(v)) => number(&v).map(Some).ok_or_else(|| wrong(names, "it is not a number")),
+            Some(_) => Err(wrong(names, "it is not constant")),
+        }
+    }
+
+    pub(crate) fn bool(&self, position: usize, names: &[&str], default: bool) -> Result<bool> {
+        match self.get(position, names) {
+            None => Ok(default),
+            Some(Arg::Value(Value::Bool(b))) => Ok(b),
+            Some(Arg::Value(v)) => {
+                integer(&v).map(|n| n != 0).ok_or_else(|| wrong(names, "it is not true or false"))
+            }
+            Some(_) => Err(wrong(names, "it is not constant")),
+        }
+    }
+
+    pub(crate) fn text(&self, position: usize, names: &[&str]) -> Result<Option<String>> {
+        match self.get(position, names) {
+            None => Ok(None),
+            Some(Arg::Value(Value::String(s))) => Ok(Some(s)),
+            Some(_) => Err(wrong(names, "it is not a string")),
+        }
+    }
+
+    /// A type of numbers.
+    pub(crate) fn dtype(&self, position: usize) -> Result<Option<DType>> {
+        match self.get(position, &["dtype"]) {
+            None => Ok(None),
+            Some(Arg::Value(v)) => {
+                dtype_of(&v).map(Some).ok_or_else(|| wrong(&["dtype"], "it is no type known here"))
+            }
+            Some(_) => Err(wrong(&["dtype"], "it is no type")),
+        }
+    }
+
+    /// `axis`: as it is given.
+    pub(crate) fn axis(&self) -> Result<Option<i64>> {
+        self.int(NAMED, &["axis", "dim"])
+    }
+}
+
+impl Args<'_> {
     /// A tensor; constants become one.
     pub(super) fn tensor(&self, g: &mut Emit, position: usize, names: &[&str]) -> Result<Port> {
         let arg = self.need(position, names)?;
@@ -55,11 +126,7 @@ impl<'a> Args<'a> {
 
     /// The first argument.
     pub(super) fn x(&self, g: &mut Emit) -> Result<Port> {
-        self.tensor(
-            g,
-            0,
-            &["x", "x1", "input", "inputs", "a", "array", "tensor", "features", "logits", "value", "images"],
-        )
+        self.tensor(g, 0, Self::FIRST)
     }
 
     /// The first argument as float32.
@@ -109,71 +176,6 @@ impl<'a> Args<'a> {
     ) -> Result<(Port, Port)> {
         let (x, y) = (self.need(a.0, a.1)?, self.need(b.0, b.1)?);
         pair(g, &x, &y, a.1)
-    }
-
-    pub(super) fn int(&self, position: usize, names: &[&str]) -> Result<Option<i64>> {
-        match self.get(position, names) {
-            None => Ok(None),
-            Some(Arg::Value(v)) => integer(&v).map(Some).ok_or_else(|| wrong(names, "it is not an integer")),
-            Some(_) => Err(wrong(names, "it is not constant")),
-        }
-    }
-
-    pub(super) fn ints(&self, position: usize, names: &[&str]) -> Result<Option<Vec<i64>>> {
-        let list = |v: &Value| match plain(v) {
-            Value::Array(items) => items.iter().map(integer).collect::<Option<Vec<_>>>(),
-            other => integer(other).map(|n| vec![n]),
-        };
-        match self.get(position, names) {
-            None => Ok(None),
-            Some(Arg::Value(v)) => {
-                list(&v).map(Some).ok_or_else(|| wrong(names, "it is not a list of integers"))
-            }
-            Some(_) => Err(wrong(names, "it is not constant")),
-        }
-    }
-
-    pub(super) fn float(&self, position: usize, names: &[&str]) -> Result<Option<f64>> {
-        match self.get(position, names) {
-            None => Ok(None),
-            Some(Arg::Value(v)) => number(&v).map(Some).ok_or_else(|| wrong(names, "it is not a number")),
-            Some(_) => Err(wrong(names, "it is not constant")),
-        }
-    }
-
-    pub(super) fn bool(&self, position: usize, names: &[&str], default: bool) -> Result<bool> {
-        match self.get(position, names) {
-            None => Ok(default),
-            Some(Arg::Value(Value::Bool(b))) => Ok(b),
-            Some(Arg::Value(v)) => {
-                integer(&v).map(|n| n != 0).ok_or_else(|| wrong(names, "it is not true or false"))
-            }
-            Some(_) => Err(wrong(names, "it is not constant")),
-        }
-    }
-
-    pub(super) fn text(&self, position: usize, names: &[&str]) -> Result<Option<String>> {
-        match self.get(position, names) {
-            None => Ok(None),
-            Some(Arg::Value(Value::String(s))) => Ok(Some(s)),
-            Some(_) => Err(wrong(names, "it is not a string")),
-        }
-    }
-
-    /// A type of numbers.
-    pub(super) fn dtype(&self, position: usize) -> Result<Option<DType>> {
-        match self.get(position, &["dtype"]) {
-            None => Ok(None),
-            Some(Arg::Value(v)) => {
-                dtype_of(&v).map(Some).ok_or_else(|| wrong(&["dtype"], "it is no type known here"))
-            }
-            Some(_) => Err(wrong(&["dtype"], "it is no type")),
-        }
-    }
-
-    /// `axis`: as it is given.
-    pub(super) fn axis(&self) -> Result<Option<i64>> {
-        self.int(NAMED, &["axis", "dim"])
     }
 
     /// `axis` as an index into the axes of `x`; `default` if it is not given.
@@ -252,7 +254,7 @@ pub(super) fn port(g: &mut Emit, arg: &Arg<Sym>, like: Option<DType>, names: &[&
 }
 
 /// JSON as a tensor. Integers take the type `like`; fractions make integers floats.
-pub(super) fn constant(value: &Value, like: Option<DType>) -> Option<Tensor> {
+pub(crate) fn constant(value: &Value, like: Option<DType>) -> Option<Tensor> {
     let declared = value.pointer("/config/dtype").and_then(dtype_of);
     let value = plain(value);
     let mut shape = Vec::new();

@@ -312,9 +312,14 @@ fn plain_name(function: &str) -> &str {
     name
 }
 
-fn find(function: &str) -> Option<Emitter> {
+/// What the tables call a function of TensorFlow.
+pub(super) fn name(function: &str) -> &str {
     let name = plain_name(function);
-    let name = ALIASES.iter().find(|(from, _)| *from == name).map_or(name, |(_, to)| to);
+    ALIASES.iter().find(|(from, _)| *from == name).map_or(name, |(_, to)| to)
+}
+
+fn find(function: &str) -> Option<Emitter> {
+    let name = name(function);
     let own = FUNCTIONS.iter().find(|(n, _)| *n == name).map(|(_, emit)| *emit);
     own.or_else(|| OPERATIONS.get(name).copied())
 }

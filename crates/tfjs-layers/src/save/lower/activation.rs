@@ -38,8 +38,11 @@ pub(super) fn native(value: &Value, dialect: Dialect) -> Option<&'static str> {
     if activation.name == "hard_sigmoid" && dialect != Dialect::Keras3 {
         return Some("hard_sigmoid");
     }
-    if activation.config.iter().any(|(k, v)| k != "name" && k != "dtype" && k != "trainable" && !v.is_null())
-    {
+    let idle = |(key, value): (&String, &Value)| {
+        let said = ["name", "dtype", "trainable"].contains(&key.as_str());
+        said || value.is_null() || (key == "approximate" && *value == false)
+    };
+    if !activation.config.iter().all(idle) {
         return None;
     }
     NATIVE.iter().find(|(name, _)| *name == activation.name).map(|(_, word)| *word)

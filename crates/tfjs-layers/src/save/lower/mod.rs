@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod core;
 mod normalization;
+mod operation;
 mod pieces;
 mod recurrent;
 mod spatial;
@@ -138,6 +139,7 @@ pub(super) const ROWS: &[(&[&str], Row)] = &[
     (&["TimeDistributed"], recurrent::time_distributed),
     (&["MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention"], attention::multi_head),
     (&["Attention"], attention::dot_product),
+    (&["TFOpLambda", "SlicingOpLambda"], operation::lower),
     (&["RandomCrop"], core::random_crop),
     // Augmentation of images, which changes nothing when a model predicts.
     (
@@ -203,32 +205,12 @@ fn lower_class(source: &mut Source<'_>) -> Result<Outcome> {
         return Ok(Outcome::Unsupported("TensorFlow.js has no matrices of low rank beside a kernel".into()));
     }
     if crate::layers::is_operation(source.layer, source.dialect) {
-        return Ok(operation(source));
+        return operation::lower(source);
     }
     let row = ROWS.iter().find(|(classes, _)| classes.contains(&source.class));
     match row {
         Some((_, row)) => row(source),
         None => Ok(Outcome::Unsupported("TensorFlow.js has no such layer, nor an equivalent of it".into())),
-    }
-}
-
-/// An operation of Keras 3: that of two tensors of one rank which a layer of the same name computes is written as that.
-fn operation(source: &Source<'_>) -> Outcome {
-    let tensors = |c: &crate::topology::CallConfig| {
-        c.args.len() == 2 && c.args.iter().all(|a| matches!(a, crate::topology::Arg::Tensor(_)))
-    };
-    let same = source.layer.calls.iter().all(tensors)
-        && source.inputs.len() == 2
-        && source.inputs[0].rank().is_some()
-        && source.inputs[0].rank() == source.inputs[1].rank()
-        && source.inputs.iter().all(|f| f.dtype == Some(tfjs_kernels::DType::Float32));
-    match source.class {
-        "Add" | "Multiply" | "Maximum" | "Minimum" if same && !source.masked => {
-            let mut f = Fragment::default();
-            let x = f.add("merge", source.class, serde_json::json!({}), &[From::Input(0), From::Input(1)]);
-            Outcome::Replace(f.give(&[x]))
-        }
-        _ => Outcome::Unsupported("TensorFlow.js has no layer for this operation".into()),
     }
 }
 
