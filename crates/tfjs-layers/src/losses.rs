@@ -14,6 +14,8 @@ use tfjs_graph::{Fact, Port};
 use tfjs_kernels::{DType, Tensor};
 
 pub(crate) use rank::{as_column, match_labels, match_weights};
+pub(crate) use similarity::cosine;
+pub(crate) use table::{Task, find, task};
 
 use crate::{
     Dialect, Emit, LayersError, Sym, dtype_of,
@@ -279,7 +281,16 @@ impl Loss {
         })
     }
 
-    fn masked_values(&self, g: &mut Emit, y_true: Port, y_pred: Port) -> Result<Values> {
+    /// What `crossentropy` means for labels and predictions of these shapes.
+    pub(crate) fn by_shape(&self, y_true: &Fact, y_pred: &Fact) -> Option<Loss> {
+        (self.def.labels == Labels::Any).then(|| Loss::of(table::crossentropy_for(y_true, y_pred)))
+    }
+
+    /// Values, and which of them count.
+    pub(crate) fn masked_values(&self, g: &mut Emit, y_true: Port, y_pred: Port) -> Result<Values> {
+        if let Some(fitting) = self.by_shape(g.fact(y_true), g.fact(y_pred)) {
+            return fitting.masked_values(g, y_true, y_pred);
+        }
         let y_pred = g.cast(y_pred, DType::Float32)?;
         let (y_true, y_pred) = match_labels(g, y_true, y_pred)?;
         values_of(g, self.def, &self.options, y_true, y_pred)
@@ -344,8 +355,8 @@ impl Loss {
     /// When they do not, with what would.
     pub fn check(&self, y_true: &Fact, y_pred: &Fact) -> Result<()> {
         let (Some(t), Some(p)) = (&y_true.shape, &y_pred.shape) else { return Ok(()) };
-        if self.def.labels == Labels::Any {
-            return Loss::of(table::crossentropy_for(y_true, y_pred)).check(y_true, y_pred);
+        if let Some(fitting) = self.by_shape(y_true, y_pred) {
+            return fitting.check(y_true, y_pred);
         }
         let wrong = |problem: String| {
             Err(LayersError::Objective { what: "loss", name: self.name.clone().into_owned(), problem })
@@ -439,9 +450,8 @@ pub(crate) fn values_of(
     y_pred: Port,
 ) -> Result<Values> {
     let labels = match def.labels {
-        Labels::Numbers | Labels::Alike => DType::Float32,
+        Labels::Numbers | Labels::Alike | Labels::Any => DType::Float32,
         Labels::Classes | Labels::Groups | Labels::Sequences => DType::Int32,
-        Labels::Any => return (def.values)(g, options, y_true, y_pred),
     };
     let y_true = g.cast(y_true, labels)?;
     (def.values)(g, options, y_true, y_pred)

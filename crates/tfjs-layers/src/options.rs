@@ -52,7 +52,7 @@ impl Options {
             Default::Bool(_) => value.is_boolean(),
             Default::Int(_) => value.is_i64(),
             Default::Float(_) => number(&value).is_some(),
-            Default::Text(_) => value.is_string(),
+            Default::Text(_) => value.is_string() || value.is_null(),
         };
         let expected = match default {
             Default::None => "anything",
@@ -67,6 +67,11 @@ impl Options {
         self.set.retain(|(n, _)| *n != name);
         self.set.push((name, value));
         Ok(())
+    }
+
+    /// All names with their defaults.
+    pub(crate) fn defaults(&self) -> Defaults {
+        self.defaults
     }
 
     /// Whether it was set to something that is not null.
@@ -148,10 +153,13 @@ impl Options {
         found.copied().ok_or_else(|| self.wrong(key, &format!("one of {}", words.join(", "))))
     }
 
-    /// All options, as Keras writes them.
+    /// All options, as Keras writes them; nulls only where they are not the default.
     pub(crate) fn write(&self, config: &mut Map<String, Value>) {
-        for (name, _) in self.defaults {
-            config.insert((*name).to_owned(), self.value(name));
+        for (name, default) in self.defaults {
+            let value = self.value(name);
+            if !value.is_null() || *default != Default::None {
+                config.insert((*name).to_owned(), value);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Emit,
     activations::clip,
-    options::{self, Default, Options},
+    options::{self, Default},
 };
 
 macro_rules! losses {
@@ -207,12 +207,9 @@ static ANY_CROSSENTROPY: Def = Def {
     name: "crossentropy",
     function: "crossentropy",
     aliases: &["ce"],
-    options: &[],
+    options: CategoricalCrossentropy.options,
     labels: Labels::Any,
-    values: |g, _, y, p| {
-        let def = crossentropy_for(g.fact(y), g.fact(p));
-        super::values_of(g, def, &Options::new(def.options), y, p)
-    },
+    values: crossentropy::categorical,
 };
 
 /// What a number of classes and labels ask for.
