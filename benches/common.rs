@@ -11,6 +11,7 @@ pub(crate) fn noise(shape: &[usize]) -> Tensor {
     Tensor::new(shape, data).expect("as many numbers as the shape holds")
 }
 
+#[allow(dead_code, reason = "not every benchmark has results to recycle")]
 /// Times `f` as a session runs it: the result of one run is the buffer of the next.
 pub(crate) fn recycled(bench: &mut Bencher<'_>, f: impl Fn() -> Tensor) {
     let pool = BufferPool::new();
