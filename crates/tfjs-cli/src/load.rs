@@ -26,15 +26,21 @@ pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
     };
     let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
     if let Ok(Kind::Keras(_)) = inspect::detect(&args.model) {
-        return Ok(tfjs_convert::open_keras(&args.model)?.into_graph_model()?);
+        return layers(tfjs_convert::open_keras(&args.model)?);
     }
     match GraphModel::open_with(&args.model, &load, options) {
         Err(GraphError::WrongKind { found: "a layers model", .. }) => {
-            let model = LayersModel::open_with(&args.model, &load, &LayersOptions::default())?;
-            Ok(model.into_graph_model()?)
+            layers(LayersModel::open_with(&args.model, &load, &LayersOptions::default())?)
         }
         other => Ok(other?),
     }
+}
+
+fn layers(model: LayersModel) -> Result<GraphModel, CliError> {
+    for option in model.unknown_options() {
+        eprintln!("warning: {option}");
+    }
+    Ok(model.into_graph_model()?)
 }
 
 /// Runs `f` on as many threads as the arguments say.

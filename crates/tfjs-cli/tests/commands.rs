@@ -265,6 +265,24 @@ fn layers_that_tensorflow_js_lacks_are_named() {
 }
 
 #[test]
+fn options_that_no_layer_has_are_named() {
+    let dir = tempdir().unwrap();
+    let layers = serde_json::json!([{"class_name": "Activation",
+        "config": {"name": "act", "activation": "relu", "batch_input_shape": [null, 2], "sharpness": 3}}]);
+    let config = serde_json::json!({"name": "s", "layers": layers});
+    let model = serde_json::json!({"format": "layers-model", "weightsManifest": [],
+        "modelTopology": {"model_config": {"class_name": "Sequential", "config": config}}});
+    fs::write(dir.path().join("model.json"), model.to_string()).unwrap();
+    let mut convert = tfjs();
+    convert.arg("convert").arg(dir.path().join("model.json")).arg(dir.path().join("graph"));
+    convert.args(["--input_format=tfjs_layers_model", "--output_format=tfjs_graph_model"]);
+    let text = stderr(&mut convert, 0);
+    assert!(text.contains("layer `act` (Activation): option `sharpness` is not known"), "{text}");
+    let text = stderr(convert.arg("--strict"), 1);
+    assert!(text.contains("option `sharpness` is not known"), "{text}");
+}
+
+#[test]
 fn broken_keras_files_are_refused_with_their_name_and_leave_nothing() {
     let dir = tempdir().unwrap();
     let whole = fs::read(digits().join("model.h5")).unwrap();

@@ -105,7 +105,9 @@ pub(crate) fn to_graph(source: Source, options: &ConvertOptions) -> Result<Model
     match source {
         Source::Model(model) => {
             let emitted = model.to_graph().map_err(in_file(Path::new(&options.input)))?;
-            Ok(Model { initializer: emitted.initializer, ..Model::from_graph(emitted.graph) })
+            let mut graph = Model { initializer: emitted.initializer, ..Model::from_graph(emitted.graph) };
+            graph.warnings = unknown_options(&model);
+            Ok(graph)
         }
         Source::Weights(_) => Err(weights_only(Path::new(&options.input))),
     }
@@ -120,7 +122,16 @@ pub(crate) fn check(source: Source, options: &ConvertOptions) -> Result<Vec<Warn
     let Source::Model(model) = source else { return Ok(Vec::new()) };
     let save = save_options(options, Map::new());
     let report = model.check_save(&save).map_err(in_file(Path::new(&options.input)))?;
-    Ok(report.warnings.into_iter().map(Warning::Layer).collect())
+    Ok(warnings(&model, report))
+}
+
+/// What is warned of when a model is written for TensorFlow.js.
+fn warnings(model: &LayersModel, report: SaveReport) -> Vec<Warning> {
+    unknown_options(model).into_iter().chain(report.warnings.into_iter().map(Warning::Layer)).collect()
+}
+
+fn unknown_options(model: &LayersModel) -> Vec<Warning> {
+    model.unknown_options().iter().cloned().map(Warning::UnknownOption).collect()
 }
 
 fn save_options(options: &ConvertOptions, metadata: Map<String, Value>) -> SaveOptions {
@@ -147,9 +158,8 @@ fn write_layers(
 ) -> Result<Summary> {
     let save = save_options(options, metadata);
     let failed = in_file(Path::new(&options.input));
-    let warnings = |report: SaveReport| report.warnings.into_iter().map(Warning::Layer).collect::<Vec<_>>();
     if options.strict {
-        refuse_loss(options, &warnings(model.check_save(&save).map_err(&failed)?))?;
+        refuse_loss(options, &warnings(model, model.check_save(&save).map_err(&failed)?))?;
     }
     let mut sink = DirectorySink::create(&options.output)?;
     let mut tell = |done, total| progress(Progress::Weights { done, total });
@@ -162,7 +172,7 @@ fn write_layers(
         inputs: model.input_names(),
         outputs: model.output_names(),
         layers: model.network().nodes.len(),
-        warnings: warnings(report),
+        warnings: warnings(model, report),
         ..Summary::default()
     })
 }
@@ -191,24 +201,34 @@ pub(crate) fn write(
         (Source::Weights(_), _) => Err(weights_only(Path::new(&options.input))),
         (Source::Model(model), OutputFormat::Keras) => {
             let path = file_output(options, "the path to an HDF5 file")?;
-            written(path, target::keras::write_h5(&model, path)?)
+            written(&model, options, path, || target::keras::write_h5(&model, path))
         }
         (Source::Model(model), OutputFormat::KerasKeras) => {
             let path = file_output(options, "the path to a .keras file")?;
-            written(path, target::keras::write_keras(&model, path)?)
+            written(&model, options, path, || target::keras::write_keras(&model, path))
         }
         (Source::Model(model), OutputFormat::KerasSavedModel) => {
             let emitted = model.to_graph().map_err(in_file(Path::new(&options.input)))?;
-            let weights = target::saved_model::write(emitted, &options.output)?;
-            written(&options.output.join("saved_model.pb"), weights)
+            let path = options.output.join("saved_model.pb");
+            written(&model, options, &path, || target::saved_model::write(emitted, &options.output))
         }
         (Source::Model(_), OutputFormat::TfjsGraphModel) => unreachable!("graphs go through the pipeline"),
     }
 }
 
-fn written(path: &Path, weights: usize) -> Result<Summary> {
+/// Writes for Keras; `write` gives the number of weights.
+fn written(
+    model: &LayersModel,
+    options: &ConvertOptions,
+    path: &Path,
+    write: impl FnOnce() -> Result<usize>,
+) -> Result<Summary> {
+    let warnings = unknown_options(model);
+    refuse_loss(options, &warnings)?;
+    let weights = write()?;
     let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
-    Ok(Summary { model: path.to_path_buf(), weights, shards: 1, weight_bytes: bytes, ..Summary::default() })
+    let model = path.to_path_buf();
+    Ok(Summary { model, weights, shards: 1, weight_bytes: bytes, warnings, ..Summary::default() })
 }
 
 /// The output when it is to be a file.

@@ -1,6 +1,6 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
-use tfjs_layers::SaveWarning;
+use tfjs_layers::{SaveWarning, UnknownOption};
 
 /// What a conversion did.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +64,8 @@ pub enum Warning {
     },
     /// A layer that stock TensorFlow.js cannot run was written as it is.
     Layer(SaveWarning),
+    /// An option of a layer is not known, and has no effect.
+    UnknownOption(UnknownOption),
     /// The module has only another signature than the default one, which was taken.
     OtherSignature {
         /// Signature key.
@@ -74,7 +76,13 @@ pub enum Warning {
 impl Warning {
     /// Whether values changed, or TensorFlow.js cannot use what was written.
     pub fn is_lossy(&self) -> bool {
-        matches!(self, Warning::IntegerOverflow { .. } | Warning::Precision { .. } | Warning::Layer(_))
+        matches!(
+            self,
+            Warning::IntegerOverflow { .. }
+                | Warning::Precision { .. }
+                | Warning::Layer(_)
+                | Warning::UnknownOption(_)
+        )
     }
 }
 
@@ -82,6 +90,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Warning::Layer(layer) => layer.fmt(f),
+            Warning::UnknownOption(option) => option.fmt(f),
             Warning::IntegerOverflow { name, dtype, count, first } => write!(
                 f,
                 "constant `{name}` ({dtype}) has {count} values outside int32, the first is {first}; they move to its ends"

@@ -1,9 +1,12 @@
-use std::{cell::RefCell, collections::HashSet};
+use std::{cell::RefCell, collections::HashSet, fmt, rc::Rc};
 
 use serde_json::{Map, Value};
 use tfjs_kernels::DType;
 
-use crate::{Activation, Constraint, Dialect, Initializer, LayersError, Regularizer, WeightInit};
+use crate::{
+    Activation, Constraint, Dialect, Initializer, Layer, LayersError, Regularizer, WeightInit, network,
+    topology::LayerConfig,
+};
 
 /// Reads a layer's configuration. It remembers which keys were asked for, so that those that nobody knows can be
 /// reported instead of being ignored.
@@ -13,7 +16,29 @@ pub struct Config<'a> {
     /// Whose defaults apply.
     pub dialect: Dialect,
     used: RefCell<HashSet<String>>,
+    unknown: UnknownOptions,
 }
+
+/// An option in a file that no layer of its class has. It has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownOption {
+    /// Name of the layer.
+    pub layer: String,
+    /// Its Keras class.
+    pub class: String,
+    /// The option.
+    pub option: String,
+}
+
+impl fmt::Display for UnknownOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnknownOption { layer, class, option } = self;
+        write!(f, "layer `{layer}` ({class}): option `{option}` is not known and has no effect")
+    }
+}
+
+/// Those of a model, while its layers are made.
+pub(crate) type UnknownOptions = Rc<RefCell<Vec<UnknownOption>>>;
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -36,10 +61,54 @@ const COMMON: &[&str] = &[
     "autocast",
 ];
 
+/// Weights that have options of their own.
+const WEIGHTS: &[&str] = &[
+    "kernel",
+    "bias",
+    "recurrent",
+    "depthwise",
+    "pointwise",
+    "embeddings",
+    "alpha",
+    "gamma",
+    "beta",
+    "moving_mean",
+    "moving_variance",
+];
+
 impl<'a> Config<'a> {
     /// A reader over a config object.
     pub fn new(map: &'a Map<String, Value>, dialect: Dialect) -> Config<'a> {
-        Config { map, dialect, used: RefCell::default() }
+        Config { map, dialect, used: RefCell::default(), unknown: UnknownOptions::default() }
+    }
+
+    /// The reader for a layer; keys that nobody asked for are noted by [`Config::finish`].
+    pub(crate) fn of_layer(
+        map: &'a Map<String, Value>,
+        dialect: Dialect,
+        unknown: &UnknownOptions,
+    ) -> Config<'a> {
+        Config { unknown: unknown.clone(), ..Config::new(map, dialect) }
+    }
+
+    /// Notes the keys that nobody asked for.
+    pub(crate) fn finish(self, layer: &str, class: &str) {
+        let note = |option| UnknownOption { layer: layer.to_owned(), class: class.to_owned(), option };
+        self.unknown.borrow_mut().extend(self.unknown().into_iter().map(note));
+    }
+
+    /// A reader for a layer inside this one.
+    pub(crate) fn inner<'b>(&self, map: &'b Map<String, Value>) -> Config<'b> {
+        Config::of_layer(map, self.dialect, &self.unknown)
+    }
+
+    /// Makes a layer inside this one.
+    ///
+    /// # Errors
+    /// When its class is not known, or its config is wrong.
+    pub fn make(&self, inner: &LayerConfig) -> Result<Box<dyn Layer>> {
+        network::make_noting(inner, self.dialect, &self.unknown)
+            .map_err(|e| e.in_layer(&inner.name, &inner.class_name))
     }
 
     /// The value of a key; `None` when it is missing or null.
@@ -61,7 +130,12 @@ impl<'a> Config<'a> {
     /// Keys that nobody asked for.
     pub fn unknown(&self) -> Vec<String> {
         let used = self.used.borrow();
-        let known = |k: &str| used.contains(k) || COMMON.contains(&k);
+        // What belongs to a weight that the layer does without.
+        let of_weight = |k: &str| {
+            let (weight, what) = k.rsplit_once('_').unwrap_or_default();
+            WEIGHTS.contains(&weight) && ["initializer", "regularizer", "constraint"].contains(&what)
+        };
+        let known = |k: &str| used.contains(k) || COMMON.contains(&k) || of_weight(k);
         self.map.keys().filter(|k| !known(k)).cloned().collect()
     }
 

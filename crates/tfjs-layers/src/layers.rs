@@ -25,7 +25,9 @@ mod wrapper;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::{Config, Dialect, Layer, LayersError, layer::LayerDef, topology::LayerConfig};
+use crate::{
+    Config, Dialect, Layer, LayersError, config::UnknownOptions, layer::LayerDef, topology::LayerConfig,
+};
 
 /// The families and their rows.
 pub fn families() -> impl Iterator<Item = (&'static str, &'static [LayerDef])> {
@@ -65,7 +67,11 @@ pub(crate) fn is_operation(config: &LayerConfig, dialect: Dialect) -> bool {
 ///
 /// # Errors
 /// When the class is not known, or its config is wrong.
-pub(crate) fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Layer>, LayersError> {
+pub(crate) fn make(
+    config: &LayerConfig,
+    dialect: Dialect,
+    unknown: &UnknownOptions,
+) -> Result<Box<dyn Layer>, LayersError> {
     let class = config.class_name.as_str();
     if let Some(what) = foreign_code(class) {
         return Err(LayersError::ForeignCode {
@@ -82,12 +88,9 @@ pub(crate) fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Lay
         hint: "; a class of your own is code that the file does not hold: export the model as a SavedModel and convert that"
             .to_owned(),
     })?;
-    let reader = Config::new(&config.config, dialect);
+    let reader = Config::of_layer(&config.config, dialect, unknown);
     let layer = (row.new)(&reader)?;
-    let unknown = reader.unknown();
-    if !unknown.is_empty() {
-        tracing::warn!(layer = config.name, class, keys = ?unknown, "options of this layer are not known and have no effect");
-    }
+    reader.finish(&config.name, class);
     Ok(regularization::penalised(layer, config, dialect))
 }
 

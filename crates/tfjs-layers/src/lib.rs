@@ -37,7 +37,7 @@ pub mod weights;
 
 pub use activations::Activation;
 pub use assets::Assets;
-pub use config::{Config, dtype_of, number};
+pub use config::{Config, UnknownOption, dtype_of, number};
 pub use constraints::Constraint;
 pub use dialect::Dialect;
 pub use emit::Emit;

@@ -15,7 +15,8 @@ use tracing::info;
 
 use crate::{
     Assets, Call, Dialect, Emit, Layer, LayersError, ModelConfig, Network, Params, StoredWeight,
-    StoredWeights, Sym, Weight, WeightId,
+    StoredWeights, Sym, UnknownOption, Weight, WeightId,
+    config::UnknownOptions,
     emit::{Emitted, StateInfo},
     matching,
     topology::{dialect_of, keras1},
@@ -65,6 +66,7 @@ pub struct LayersModel {
     pub optimizer_weights: Vec<StoredWeight>,
     /// `userDefinedMetadata`.
     pub metadata: Option<Map<String, Value>>,
+    unknown_options: Vec<UnknownOption>,
     compiled: OnceLock<Compiled>,
     /// What stateful layers left behind.
     states: Mutex<HashMap<String, Tensor>>,
@@ -143,7 +145,8 @@ impl LayersModel {
         crate::assets::inline(&mut topology, &options.assets)?;
         let topology = &topology;
         let config = ModelConfig::read(topology, dialect)?;
-        let mut network = Network::new(config, dialect)?;
+        let unknown = UnknownOptions::default();
+        let mut network = Network::noting(config, dialect, &unknown)?;
         let mut params = Params::default();
         network.build(&mut Scope::new(&mut params, dialect), &[])?;
         let theano = topology.get("backend").and_then(Value::as_str) == Some("theano");
@@ -163,6 +166,7 @@ impl LayersModel {
             training_config: topology.get("training_config").filter(|v| !v.is_null()).cloned(),
             optimizer_weights: Vec::new(),
             metadata: None,
+            unknown_options: unknown.take(),
             compiled: OnceLock::new(),
             states: Mutex::default(),
         })
@@ -171,6 +175,11 @@ impl LayersModel {
     /// Name of the model.
     pub fn name(&self) -> &str {
         &self.network.config.name
+    }
+
+    /// Options in the file that no layer of their class has.
+    pub fn unknown_options(&self) -> &[UnknownOption] {
+        &self.unknown_options
     }
 
     /// Whose rules it follows.

@@ -6,7 +6,7 @@ use tfjs_kernels::DType;
 
 use crate::{
     Call, Dialect, Emit, Layer, LayersError, Sym,
-    config::dtype_of,
+    config::{UnknownOptions, dtype_of},
     layers,
     topology::{Arg, LayerConfig, ModelConfig, TensorRef},
     weights::Scope,
@@ -45,10 +45,15 @@ impl Network {
     /// # Errors
     /// When a class is not known, a config is wrong, or calls cannot be ordered.
     pub fn new(config: ModelConfig, dialect: Dialect) -> Result<Network> {
+        Network::noting(config, dialect, &UnknownOptions::default())
+    }
+
+    /// As [`Network::new`]; options that are not known are noted.
+    pub(crate) fn noting(config: ModelConfig, dialect: Dialect, unknown: &UnknownOptions) -> Result<Network> {
         let mut nodes = Vec::with_capacity(config.layers.len());
         let mut unsupported = Vec::new();
         for l in &config.layers {
-            match make(l, dialect).map_err(|e| e.in_layer(&l.name, &l.class_name)) {
+            match make_noting(l, dialect, unknown).map_err(|e| e.in_layer(&l.name, &l.class_name)) {
                 Ok(layer) => nodes.push(Node {
                     layer,
                     weights: 0..0,
@@ -177,10 +182,19 @@ type Values = HashMap<(usize, usize), Vec<Sym>>;
 /// # Errors
 /// When the class is not known, or its config is wrong.
 pub fn make(config: &LayerConfig, dialect: Dialect) -> Result<Box<dyn Layer>> {
+    make_noting(config, dialect, &UnknownOptions::default())
+}
+
+/// As [`make`]; options that are not known are noted.
+pub(crate) fn make_noting(
+    config: &LayerConfig,
+    dialect: Dialect,
+    unknown: &UnknownOptions,
+) -> Result<Box<dyn Layer>> {
     if let Some(model) = &config.model {
-        return Ok(Box::new(Network::new((**model).clone(), dialect)?));
+        return Ok(Box::new(Network::noting((**model).clone(), dialect, unknown)?));
     }
-    layers::make(config, dialect)
+    layers::make(config, dialect, unknown)
 }
 
 fn lookup(values: &Values, t: &TensorRef, model: &ModelConfig, place: &str) -> Result<Sym> {

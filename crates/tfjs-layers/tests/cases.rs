@@ -54,7 +54,11 @@ fn load(case: &Value) -> Result<LayersModel, String> {
     let files = case["assets"].clone();
     let assets = Assets::new(move |path| Ok(files[path].as_str().map(|text| text.as_bytes().to_vec())));
     let options = LayersOptions { assets, ..LayersOptions::default() };
-    LayersModel::new(&case["topology"], &weights, &options).map_err(|e| chain(&e))
+    let model = LayersModel::new(&case["topology"], &weights, &options).map_err(|e| chain(&e))?;
+    match model.unknown_options() {
+        [] => Ok(model),
+        [option, ..] => Err(option.to_string()),
+    }
 }
 
 fn run(case: &Value) -> Result<(), String> {
@@ -83,6 +87,9 @@ fn round_trip(case: &Value, lower: bool) -> Result<(), String> {
         fs::write(folder.join("case.json"), case.to_string()).unwrap();
     }
     let again = LayersModel::load(&written, &LayersOptions::default()).map_err(|e| chain(&e))?;
+    if let [option, ..] = again.unknown_options() {
+        return Err(format!("when it is read again, {option}"));
+    }
     check(&again, case)
 }
 

@@ -49,6 +49,19 @@ fn message(result: Result<LayersModel, LayersError>) -> String {
 }
 
 #[test]
+fn options_that_no_such_layer_has_are_told() {
+    let config = json!({"class_name": "Sequential", "config": {"name": "s", "layers": [
+        {"class_name": "InputLayer", "config": {"name": "x", "batch_input_shape": [null, 3, 4]}},
+        {"class_name": "TimeDistributed", "config": {"name": "t", "layer": {"class_name": "Dense",
+            "config": {"name": "d", "units": 2, "use_bias": false, "bias_initializer": "zeros", "rank": 3}}}}
+    ]}});
+    let options = LayersOptions { strict: false, ..LayersOptions::default() };
+    let model = LayersModel::new(&config, &StoredWeights::ByName(Vec::new()), &options).unwrap();
+    let told: Vec<String> = model.unknown_options().iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["layer `d` (Dense): option `rank` is not known and has no effect"]);
+}
+
+#[test]
 fn keras_2_and_keras_3_say_the_same_call_in_their_own_ways() {
     let two = dense("d", json!([[["x", 0, 0, {"training": false}]]]));
     let tensor = json!({"class_name": "__keras_tensor__", "config": {"shape": [null, 3], "keras_history": ["x", 0, 0]}});

@@ -35,6 +35,7 @@ pub(super) fn describe(report: &mut Report, model: &LayersModel) -> Result<(), C
     report.generated_by =
         report.generated_by.take().or_else(|| Some(format!("keras v{}", model.keras_version.as_ref()?)));
     network(report, model.network(), model, "");
+    report.problems.extend(model.unknown_options().iter().map(ToString::to_string));
     let graph = model.compiled()?;
     report.inputs = graph.inputs().iter().map(tensor).collect();
     report.outputs = graph.outputs().iter().map(tensor).collect();

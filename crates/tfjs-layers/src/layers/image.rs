@@ -11,8 +11,7 @@ use super::{
     spatial,
 };
 use crate::{
-    Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Scope, Sym, emit::Dim, network,
-    topology::LayerConfig,
+    Call, Config, Dialect, Emit, Layer, LayerDef, LayersError, Scope, Sym, emit::Dim, topology::LayerConfig,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -500,8 +499,7 @@ fn pipeline(c: &Config<'_>) -> Result<Box<dyn Layer>> {
     let mut layers = Vec::new();
     for value in list {
         let config = LayerConfig::nested(value, c.dialect)?;
-        let layer =
-            network::make(&config, c.dialect).map_err(|e| e.in_layer(&config.name, &config.class_name))?;
+        let layer = c.make(&config)?;
         layers.push((config, layer));
     }
     Ok(Box::new(Pipeline { layers }))

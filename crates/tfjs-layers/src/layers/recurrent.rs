@@ -70,9 +70,9 @@ pub(super) const LAYERS: &[LayerDef] = &[
             Value::Array(cells) => {
                 let stacked = serde_json::json!({"class_name": "StackedRNNCells",
                     "config": {"name": "stacked_rnn_cells", "cells": cells}});
-                cell::cell(&stacked, c.dialect)?
+                cell::cell(&stacked, c)?
             }
-            one => cell::cell(one, c.dialect)?,
+            one => cell::cell(one, c)?,
         };
         rnn(c, &named.name.clone(), named.cell)
     }),

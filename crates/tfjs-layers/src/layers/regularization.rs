@@ -45,6 +45,7 @@ enum Shared {
 
 fn noise(c: &Config<'_>, kind: Kind, shared: Shared) -> Result<Box<dyn Layer>> {
     let key = if kind == Kind::GaussianNoise { "stddev" } else { "rate" };
+    c.known(&["noise_shape"]);
     let mut shape = None;
     if shared == Shared::Given
         && matches!(kind, Kind::Dropout | Kind::Alpha)

@@ -7,7 +7,7 @@ use tfjs_kernels::DType;
 use super::recurrent::used_mask;
 use crate::{
     Call, Config, Dialect, Emit, Layer, LayerConfig, LayerDef, LayersError, Network, Scope, Sym, emit::Dim,
-    make, topology::Arg,
+    topology::Arg,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -18,11 +18,11 @@ pub(super) const LAYERS: &[LayerDef] = &[
         c.known(&["activity_regularizer"]);
         let config = inner(c, "layer")?;
         let stateful = config.config.get("stateful").and_then(Value::as_bool).unwrap_or(false);
-        Ok(Box::new(TimeDistributed { inner: Inner::new(config, c.dialect)?, stateful }))
+        Ok(Box::new(TimeDistributed { inner: Inner::new(config, c)?, stateful }))
     }),
     LayerDef::new("Wrapper", |c| {
         c.known(&["activity_regularizer"]);
-        Ok(Box::new(Wrapper(Inner::new(inner(c, "layer")?, c.dialect)?)))
+        Ok(Box::new(Wrapper(Inner::new(inner(c, "layer")?, c)?)))
     }),
 ];
 
@@ -39,8 +39,8 @@ struct Inner {
 }
 
 impl Inner {
-    fn new(config: LayerConfig, dialect: Dialect) -> Result<Inner> {
-        let layer = make(&config, dialect).map_err(|e| e.in_layer(&config.name, &config.class_name))?;
+    fn new(config: LayerConfig, c: &Config<'_>) -> Result<Inner> {
+        let layer = c.make(&config)?;
         Ok(Inner { config, layer })
     }
 
@@ -107,11 +107,8 @@ impl Bidirectional {
         for config in [&mut forward.config, &mut backward.config] {
             zero_masked_sequences(config);
         }
-        let this = Bidirectional {
-            forward: Inner::new(forward, c.dialect)?,
-            backward: Inner::new(backward, c.dialect)?,
-            merge,
-        };
+        let this =
+            Bidirectional { forward: Inner::new(forward, c)?, backward: Inner::new(backward, c)?, merge };
         for key in ["stateful", "return_sequences", "return_state"] {
             if this.forward.flag(key) != this.backward.flag(key) {
                 return Err(c.wrong("backward_layer", format!("a layer with the same `{key}` as `layer`")));

@@ -23,6 +23,7 @@ pub(super) fn new_synchronized(c: &Config<'_>) -> Result<Box<dyn Layer>> {
 
 fn make(c: &Config<'_>, synchronized: bool) -> Result<Box<dyn Layer>> {
     c.known(&["adjustment", "mode"]);
+    c.known(&["renorm_clipping", "renorm_momentum"]);
     let renorm = c.bool_or("renorm", false)?.then(|| Renorm::new(c)).transpose()?;
     let virtual_batch = c.opt_usize("virtual_batch_size")?;
     let axes = c.opt_ints("axis")?.unwrap_or_else(|| vec![-1]);

@@ -5,7 +5,7 @@ use tfjs_graph::{Fact, Port, builder::attr};
 use super::Result;
 use crate::{
     Call, Config, Dialect, Emit, Initializer, Layer, LayersError, Scope, Sym, Weight, WeightId, emit::Dim,
-    layers::core::built, network, topology::LayerConfig,
+    layers::core::built, topology::LayerConfig,
 };
 
 pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
@@ -15,7 +15,7 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
     }
     let inner = c.get("layer").ok_or_else(|| c.wrong("layer", "a layer"))?;
     let inner = LayerConfig::nested(inner, c.dialect)?;
-    let layer = network::make(&inner, c.dialect).map_err(|e| e.in_layer(&inner.name, &inner.class_name))?;
+    let layer = c.make(&inner)?;
     Ok(Box::new(SpectralNormalization {
         name: inner.name,
         class: inner.class_name,

@@ -103,9 +103,9 @@ pub(super) struct NamedCell {
 ///
 /// # Errors
 /// When the class is no cell, or its config is wrong.
-pub(super) fn cell(value: &Value, dialect: Dialect) -> Result<NamedCell> {
-    let config = LayerConfig::nested(value, dialect)?;
-    let reader = Config::new(&config.config, dialect);
+pub(super) fn cell(value: &Value, c: &Config<'_>) -> Result<NamedCell> {
+    let config = LayerConfig::nested(value, c.dialect)?;
+    let reader = c.inner(&config.config);
     let cell = match config.class_name.as_str() {
         "SimpleRNNCell" => Box::new(GateCell::new(&reader, Kind::Simple)?) as Box<dyn Cell>,
         "GRUCell" => Box::new(GateCell::new(&reader, Kind::gru(&reader)?)?),
@@ -120,9 +120,7 @@ pub(super) fn cell(value: &Value, dialect: Dialect) -> Result<NamedCell> {
             });
         }
     };
-    for key in reader.unknown() {
-        tracing::warn!(cell = config.name, key, "an option of this cell is not known and has no effect");
-    }
+    reader.finish(&config.name, &config.class_name);
     Ok(NamedCell { object: snake_case(&config.class_name), name: config.name, cell })
 }
 
@@ -396,7 +394,7 @@ impl StackedCells {
         known(c);
         let expected = "a list of cells";
         let list = c.get("cells").and_then(Value::as_array).ok_or_else(|| c.wrong("cells", expected))?;
-        let cells = list.iter().map(|v| cell(v, c.dialect)).collect::<Result<Vec<_>>>()?;
+        let cells = list.iter().map(|v| cell(v, c)).collect::<Result<Vec<_>>>()?;
         if cells.is_empty() {
             return Err(c.wrong("cells", expected));
         }
