@@ -18,6 +18,7 @@ pub mod matmul;
 mod movement;
 pub mod nms;
 pub mod normalize;
+pub mod optimizer;
 mod par;
 mod pool;
 pub mod pooling;
