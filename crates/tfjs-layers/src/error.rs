@@ -63,6 +63,16 @@ pub enum LayersError {
         /// What to do.
         remedy: &'static str,
     },
+    /// An option that the class does not have.
+    #[error("`{class}` has no option `{key}`; it has {known}")]
+    UnknownOption {
+        /// Class of the optimizer or schedule.
+        class: String,
+        /// The key.
+        key: String,
+        /// Keys that it has.
+        known: String,
+    },
     /// An option of the layer has a value that it cannot have.
     #[error("`{key}` is {value}, expected {expected}")]
     Config {

@@ -28,6 +28,7 @@ mod metrics;
 mod model;
 mod network;
 mod options;
+pub mod optimizers;
 mod predict;
 mod regularizers;
 mod save;
