@@ -19,7 +19,11 @@ const SHAPES: [&[usize]; 5] = [&[6, 2], &[3, 2], &[3], &[2, 3, 2], &[2]];
 const ROWS: [&[i32]; 4] = [&[1, 3, 1], &[0, 0, 5], &[2], &[3, 4, 3, 3]];
 
 fn fixture() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/training/optimizers.json");
+    read("optimizers.json")
+}
+
+fn read(file: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/training").join(file);
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -139,6 +143,12 @@ fn every_optimizer_follows_kerass_trajectory() {
             off.push(format!("{} variables, Keras has {}", ours.len(), theirs.len()));
         }
         for (own, entry) in ours.iter().zip(theirs) {
+            // Files of models have names within the optimizer's scope; Keras 3's Adafactor cannot save into `.h5` at all.
+            let name = entry[0].as_str().unwrap();
+            let counted = name.strip_prefix("variable_").is_some();
+            if !own.name.ends_with(name) && !counted && !id.contains("keras3_adafactor") {
+                off.push(format!("`{}` is `{name}` in Keras", own.name));
+            }
             let tensor = own.value.tensor().unwrap();
             let difference = worst(&number_of(&tensor), &entry[2]);
             // Keras 2 writes a momentum that it never reads.
@@ -400,4 +410,45 @@ fn an_optimizer_of_keras_becomes_one_of_tfjs() {
     assert_eq!(rms.config()["config"]["decay"], 0.9);
     assert!(Optimizer::lion(0.1).for_dialect(Dialect::Tfjs).is_err());
     assert!(Optimizer::adam(0.1).clipnorm(1.0).for_dialect(Dialect::Tfjs).is_err());
+}
+
+#[test]
+fn optimizers_of_tfjs_follow_its_trajectories() {
+    let number = |step: usize, i: usize| ((step * 7 + i * 3) % 11) as f32 / 8.0 - 0.625;
+    let shapes: [&[usize]; 2] = [&[2, 2], &[2]];
+    let fill = |shape: &[usize], step: usize| {
+        Tensor::new(shape, (0..shape.iter().product()).map(|i| number(step, i)).collect::<Vec<f32>>())
+            .unwrap()
+    };
+    for case in read("optimizers_tfjs.json").as_array().unwrap() {
+        let make = || {
+            let mut made = Optimizer::from_config(&case["config"], Dialect::Tfjs).unwrap();
+            made.build(&[("dense/kernel", shapes[0]), ("dense/bias", shapes[1])]).unwrap();
+            made
+        };
+        let mut optimizer = make();
+        assert_eq!(optimizer.config(), case["config"]);
+        let mut weights = shapes.map(|shape| fill(shape, 5));
+        for step in 0..6 {
+            let gradient = |i: usize| Some(Grad::Dense(fill(shapes[i], step + 2 * i)));
+            optimizer.apply(&mut weights, &[gradient(0), gradient(1)]).unwrap();
+            if step == 2 && !case["state"].is_null() {
+                let state = optimizer.state(StateNames::Variables).unwrap();
+                let theirs = case["state"].as_array().unwrap();
+                assert_eq!(state.len(), theirs.len());
+                for (own, entry) in state.iter().zip(theirs) {
+                    assert_eq!(own.name, entry[0].as_str().unwrap());
+                    let worst = worst(&number_of(&own.value.tensor().unwrap()), &entry[2]);
+                    assert!(worst < 1e-6, "{}: `{}` {worst:.1e}", case["config"], own.name);
+                }
+                // TF.js's own variables serve as well.
+                optimizer = make();
+                optimizer.set_state(&stored(case)).unwrap();
+            }
+        }
+        for (weight, theirs) in weights.iter().zip(case["final"].as_array().unwrap()) {
+            let worst = worst(weight.data::<f32>().unwrap(), theirs);
+            assert!(worst < 2e-6, "{}: {worst:.1e}", case["config"]);
+        }
+    }
 }
