@@ -240,12 +240,18 @@ impl Loss {
         self.def.class
     }
 
+    /// Its function in Keras, such as `mean_squared_error`: the name that files of TF.js have.
+    pub fn function_name(&self) -> &'static str {
+        self.def.function
+    }
+
     /// Its name, as in logs.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// As Keras serialises it: the word it was chosen by, or `{class_name, config}`.
+    /// As Keras serialises it: the word it was chosen by, or `{class_name, config}` with the options that are not at their
+    /// default.
     pub fn config(&self) -> Value {
         if let Some(word) = &self.word {
             return json!(word);
@@ -254,7 +260,7 @@ impl Loss {
         config.insert("reduction".to_owned(), json!(self.reduction.word()));
         config.insert("name".to_owned(), json!(self.name));
         self.options.write(&mut config);
-        json!({ "class_name": self.def.class, "config": config })
+        options::object("keras.losses", self.def.class, config)
     }
 
     /// Values per sample: of the shape of the predictions without the axis that the loss sums over. Differentiable.

@@ -244,7 +244,7 @@ impl Metric {
         let mut config = Map::new();
         config.insert("name".to_owned(), json!(self.name()));
         self.options.write(&mut config);
-        json!({ "class_name": self.def.class, "config": config })
+        options::object("keras.metrics", self.def.class, config)
     }
 
     /// Whether it takes labels of `y_true` and predictions of `y_pred`, as far as can be known before the first step.

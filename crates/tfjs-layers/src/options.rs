@@ -153,15 +153,21 @@ impl Options {
         found.copied().ok_or_else(|| self.wrong(key, &format!("one of {}", words.join(", "))))
     }
 
-    /// All options, as Keras writes them; nulls only where they are not the default.
+    /// Options that are not at their default: Keras 2 and 3 do not know all of the same names.
     pub(crate) fn write(&self, config: &mut Map<String, Value>) {
-        for (name, default) in self.defaults {
+        let defaults = Options::new(self.defaults);
+        for (name, _) in self.defaults {
             let value = self.value(name);
-            if !value.is_null() || *default != Default::None {
+            if value != defaults.value(name) {
                 config.insert((*name).to_owned(), value);
             }
         }
     }
+}
+
+/// An object as Keras serialises it.
+pub(crate) fn object(module: &str, class: &str, config: Map<String, Value>) -> Value {
+    json!({ "module": module, "class_name": class, "config": config, "registered_name": null })
 }
 
 /// Keras 3's ways of writing tuples and arrays, undone.

@@ -114,7 +114,7 @@ impl Counting {
 
     fn evenly(m: &Metric, bound: &str) -> Result<Counting> {
         at_least(m, bound)?;
-        let count = m.options.opt_size("num_thresholds")?.unwrap_or(200);
+        let count = number_of_thresholds(m)?;
         let thresholds = match count {
             1 => vec![0.5],
             n => (0..n).map(|i| i as f64 / (n - 1) as f64).collect(),
@@ -131,7 +131,7 @@ impl Counting {
                 (inner, evenly_distributed(&ends))
             }
             None => {
-                let n = m.options.opt_size("num_thresholds")?.unwrap_or(200);
+                let n = number_of_thresholds(m)?;
                 if n < 2 {
                     return Err(m.options.wrong("num_thresholds", "an integer greater than 1"));
                 }
@@ -143,6 +143,13 @@ impl Counting {
         let label_weights = if multi_label { None } else { m.options.floats("label_weights")? };
         Ok(Counting { multi_label, label_weights, ..Counting::new(thresholds, even) })
     }
+}
+
+fn number_of_thresholds(m: &Metric) -> Result<usize> {
+    let given = m.options.opt_size("num_thresholds")?;
+    given
+        .filter(|&n| n <= 1 << 20)
+        .ok_or_else(|| m.options.wrong("num_thresholds", "a number up to a million"))
 }
 
 fn class(m: &Metric) -> Result<Option<usize>> {

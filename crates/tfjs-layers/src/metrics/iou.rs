@@ -47,7 +47,7 @@ fn classes(m: &Metric) -> Result<usize> {
     }
     m.options
         .opt_size("num_classes")?
-        .filter(|&n| n <= 1 << 14)
+        .filter(|&n| n <= 1 << 13)
         .ok_or_else(|| m.options.wrong("num_classes", "a number of classes"))
 }
 
