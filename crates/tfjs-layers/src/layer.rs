@@ -92,6 +92,22 @@ impl Call {
         }
     }
 
+    /// A call of a layer inside, with these inputs; what this one says of the phase of training holds for it too.
+    pub fn inner(&self, inputs: impl IntoIterator<Item = Sym>) -> Call {
+        let mut inner = Call::of(inputs);
+        inner.kwargs.extend(self.kwargs.iter().filter(|(name, _)| name == "training").cloned());
+        inner
+    }
+
+    /// The same within a call of a model, whose word on the phase of training holds where this call has none of its own.
+    pub(crate) fn within(mut self, outer: &Call) -> Call {
+        if self.kwarg("training").is_none() {
+            self.kwargs.retain(|(name, _)| name != "training");
+            self.kwargs.extend(outer.kwargs.iter().filter(|(name, _)| name == "training").cloned());
+        }
+        self
+    }
+
     /// Input `index`.
     ///
     /// # Errors

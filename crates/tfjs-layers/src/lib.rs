@@ -29,6 +29,8 @@ mod model;
 mod network;
 pub mod optimizers;
 mod options;
+#[cfg(test)]
+mod phase;
 mod predict;
 mod regularizers;
 mod save;

@@ -155,13 +155,14 @@ impl Layer for Network {
             let given = call.inputs.len();
             return Err(LayersError::Inputs(format!("the model takes {wanted} inputs, {given} were given")));
         }
+        let outer = call;
         let mut values = self.feed(&call.inputs);
         for &(layer, call) in &self.order {
             if values.contains_key(&(layer, call)) {
                 continue;
             }
             let config = &self.config.layers[layer];
-            let arguments = resolve(config, call, &values)?;
+            let arguments = resolve(config, call, &values)?.within(outer);
             let outputs = g
                 .scoped(&config.name, |g| self.nodes[layer].layer.call(g, &arguments))
                 .map_err(|e| e.in_layer(&config.name, &config.class_name))?;

@@ -58,8 +58,8 @@ type Result<T> = std::result::Result<T, LayersError>;
 
 pub(super) const LAYERS: &[LayerDef] = &[
     LayerDef::new("SimpleRNN", |c| rnn(c, "simple_rnn_cell", Box::new(GateCell::new(c, Kind::Simple)?))),
-    LayerDef::new("LSTM", |c| rnn(c, "lstm_cell", Box::new(GateCell::new(c, Kind::Lstm)?))),
-    LayerDef::new("GRU", |c| rnn(c, "gru_cell", Box::new(GateCell::new(c, Kind::gru(c)?)?))),
+    LayerDef::new("LSTM", |c| fast(c, "lstm_cell", Kind::Lstm)),
+    LayerDef::new("GRU", |c| fast(c, "gru_cell", Kind::gru(c)?)),
     LayerDef::new("ConvLSTM1D", |c| rnn(c, "conv_lstm_cell", Box::new(ConvLstmCell::new(c, 1)?))),
     LayerDef::new("ConvLSTM2D", |c| rnn(c, "conv_lstm_cell", Box::new(ConvLstmCell::new(c, 2)?))),
     LayerDef::new("ConvLSTM3D", |c| rnn(c, "conv_lstm_cell", Box::new(ConvLstmCell::new(c, 3)?))),
@@ -83,12 +83,25 @@ pub(super) const LAYERS: &[LayerDef] = &[
     LayerDef::new("StackedRNNCells", |c| Ok(Box::new(CellLayer(Box::new(StackedCells::new(c)?))))),
 ];
 
+/// A layer for which Keras 2 has a faster op, if its options are the usual ones.
+fn fast(c: &Config<'_>, cell_name: &str, kind: Kind) -> Result<Box<dyn Layer>> {
+    let cell = GateCell::new(c, kind)?;
+    let usual = cell.is_usual() && !c.bool_or("unroll", false)?;
+    let drops_anew = usual && matches!(c.dialect, Dialect::Keras1 | Dialect::Keras2);
+    Ok(Box::new(Rnn { drops_anew, ..layer(c, cell_name, Box::new(cell))? }))
+}
+
 fn rnn(c: &Config<'_>, cell_name: &str, cell: Box<dyn Cell>) -> Result<Box<dyn Layer>> {
+    Ok(Box::new(layer(c, cell_name, cell)?))
+}
+
+fn layer(c: &Config<'_>, cell_name: &str, cell: Box<dyn Cell>) -> Result<Rnn> {
     c.known(&["input_dim", "input_length", "num_constants", "use_cudnn"]);
     if c.int_or("num_constants", 0)? != 0 {
         return Err(c.wrong("num_constants", "0: no cell takes constants"));
     }
-    Ok(Box::new(Rnn {
+    Ok(Rnn {
+        drops_anew: false,
         cell_name: cell_name.to_owned(),
         cell,
         return_sequences: c.bool_or("return_sequences", false)?,
@@ -98,7 +111,7 @@ fn rnn(c: &Config<'_>, cell_name: &str, cell: Box<dyn Cell>) -> Result<Box<dyn L
         unroll: c.bool_or("unroll", false)?,
         time_major: c.bool_or("time_major", false)?,
         zero_output_for_mask: c.bool_or("zero_output_for_mask", false)?,
-    }))
+    })
 }
 
 /// A cell run over time.
@@ -114,6 +127,8 @@ struct Rnn {
     unroll: bool,
     time_major: bool,
     zero_output_for_mask: bool,
+    /// Training drops other parts of the inputs in every step.
+    drops_anew: bool,
 }
 
 impl Layer for Rnn {
@@ -138,9 +153,11 @@ impl Layer for Rnn {
         let passed_on = call.mask(0);
         let mask = used_mask(g.dialect, call);
         let x = self.channels_to_end(g, x, 2)?;
-        let (output, mut states) = match self.as_sequence(g, call, x, mask)? {
+        let (x, drops) = self.dropped(g, call, x)?;
+        let done = if drops { None } else { self.as_sequence(g, call, x, mask)? };
+        let (output, mut states) = match done {
             Some(done) => done,
-            None => self.step_by_step(g, call, x, mask)?,
+            None => self.step_by_step(g, call, x, mask, drops)?,
         };
         for (i, state) in states.iter_mut().enumerate() {
             if self.stateful {
@@ -158,18 +175,38 @@ impl Layer for Rnn {
 }
 
 impl Rnn {
-    /// A loop, or all steps written out. The output in the layout of the layer, and the states after the last step.
+    /// The input as training drops parts of it; and whether more is to be dropped in the cell.
+    fn dropped(&self, g: &mut Emit, call: &Call, x: Port) -> Result<(Port, bool)> {
+        let (inputs, steps) = if call.training(g) { self.cell.mask_counts() } else { (0, 0) };
+        if inputs == 0 || steps > 0 || (inputs > 1 && !self.drops_anew) {
+            return Ok((x, inputs + steps > 0));
+        }
+        let mut dims = g.dims(x)?;
+        if !self.drops_anew {
+            dims[usize::from(!self.time_major)] = Dim::Known(1);
+        }
+        let masks = self.cell.input_masks(g, &dims)?;
+        Ok((g.mul(x, masks[0])?, false))
+    }
+
+    /// A loop, or all steps written out. The output in the layout of the layer, and the states after the last step. `drops`
+    /// says whether the cell does as in training.
     fn step_by_step(
         &self,
         g: &mut Emit,
         call: &Call,
         x: Port,
         mask: Option<Port>,
+        drops: bool,
     ) -> Result<(Port, Vec<Port>)> {
         let rank = g.rank(x)?;
         let x = self.to_time_major(g, x)?;
         let mut sequence = self.to_order(g, x)?;
-        let weights = self.cell.weights(g)?;
+        let mut weights = self.cell.weights(g)?;
+        if drops {
+            let dims = g.dims(sequence)?;
+            weights.input.extend(self.cell.input_masks(g, &dims[1..])?);
+        }
         sequence = self.cell.project(g, &weights.input, sequence, 2)?;
         let ordered = match mask {
             Some(mask) => Some(self.ordered_mask(g, mask, rank)?),
@@ -177,6 +214,9 @@ impl Rnn {
         };
         let dims = g.dims(sequence)?;
         let leading = &dims[1..dims.len() - 1];
+        if drops {
+            weights.step.extend(self.cell.step_masks(g, leading)?);
+        }
         let given = self.given_states(g, call, leading)?;
         let from_zeros = given.is_none();
         let states = match given {
@@ -364,8 +404,17 @@ impl Layer for CellLayer {
             let problem = format!("{} states are given, the cell has {wanted}", states.len());
             return Err(LayersError::Inputs(problem));
         }
-        let weights = self.0.weights(g)?;
+        let mut weights = self.0.weights(g)?;
+        let drops = call.training(g);
+        if drops {
+            let dims = g.dims(x)?;
+            weights.input.extend(self.0.input_masks(g, &dims)?);
+        }
         let x = self.0.project(g, &weights.input, x, 1)?;
+        if drops {
+            let dims = g.dims(x)?;
+            weights.step.extend(self.0.step_masks(g, dims.split_last().map_or(&[], |(_, rest)| rest))?);
+        }
         let states = self.0.step(g, &weights.step, x, &states)?;
         let output = states[self.0.output_state()];
         Ok([output].into_iter().chain(states).map(Sym::from).collect())

@@ -174,6 +174,9 @@ pub(super) fn dropout(g: &mut Emit, x: Port, rate: f32, dims: &[Dim], seed: Opti
 
 /// Zeros, a share of `rate` of them, and else `1 / (1 − rate)`.
 pub(super) fn dropout_factors(g: &mut Emit, rate: f32, dims: &[Dim], seed: Option<i64>) -> Result<Port> {
+    if rate >= 1.0 {
+        return g.zeros(dims);
+    }
     let kept = kept(g, rate, dims, seed)?;
     g.scale(kept, 1.0 / (1.0 - rate))
 }
@@ -201,8 +204,10 @@ pub(super) fn penalised(layer: Box<dyn Layer>, config: &LayerConfig, dialect: Di
             let options = serde_json::json!({"l1": factor("l1"), "l2": factor("l2")});
             Regularizer::parse(&serde_json::json!({"class_name": "L1L2", "config": options}), dialect)
         }
-        // It hands the penalty on to its projections, and in Keras 3 has none of its own.
+        // Keras 3 hands the penalty on to the projections only.
         "MultiHeadAttention" if dialect == Dialect::Keras3 => None,
+        // Keras 2 forgets it.
+        "EinsumDense" if dialect != Dialect::Keras3 => None,
         _ => config.config.get("activity_regularizer").and_then(|value| Regularizer::parse(value, dialect)),
     };
     match regularizer {

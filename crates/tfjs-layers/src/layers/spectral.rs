@@ -358,7 +358,7 @@ impl Mel {
         let count = self.fft_length / 2 + 1;
         let [low, high] = self.frequencies.map(mel);
         let edge = |i: usize| low + (high - low) * i as f32 / (self.bins + 1) as f32;
-        let mut matrix = vec![0f32; times(count, self.bins)?];
+        let mut matrix = vec![0f32; table_size(&[count, self.bins])?];
         for (k, row) in matrix.chunks_exact_mut(self.bins.max(1)).enumerate().skip(1) {
             let at = mel(self.sampling_rate / 2.0 * k as f32 / (count - 1).max(1) as f32);
             for (b, weight) in row.iter_mut().enumerate() {

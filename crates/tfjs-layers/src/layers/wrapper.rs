@@ -16,9 +16,13 @@ pub(super) const LAYERS: &[LayerDef] = &[
     LayerDef::new("Bidirectional", |c| Ok(Box::new(Bidirectional::new(c)?))),
     LayerDef::new("TimeDistributed", |c| {
         c.known(&["activity_regularizer"]);
-        let config = inner(c, "layer")?;
+        let mut config = inner(c, "layer")?;
         let stateful = config.config.get("stateful").and_then(Value::as_bool).unwrap_or(false);
-        Ok(Box::new(TimeDistributed { inner: Inner::new(config, c)?, stateful }))
+        if c.dialect == Dialect::Keras3 {
+            // It calls the layer past the code that adds penalties.
+            config.config.remove("activity_regularizer");
+        }
+        Ok(Box::new(TimeDistributed { inner: Inner::new(config, c)?, stateful, moving: false }))
     }),
     LayerDef::new("Wrapper", |c| {
         c.known(&["activity_regularizer"]);
@@ -155,7 +159,7 @@ impl Layer for Bidirectional {
             return Err(LayersError::Inputs(problem));
         }
         let run = |g: &mut Emit, inner: &Inner, states: &[Sym]| {
-            let mut call = Call::of([x].into_iter().chain(states.iter().copied()));
+            let mut call = call.inner([x].into_iter().chain(states.iter().copied()));
             call.kwargs.extend(mask.map(|m| ("mask".to_owned(), Arg::Tensor(Sym::from(m)))));
             inner.call(g, &call)
         };
@@ -198,6 +202,8 @@ struct TimeDistributed {
     inner: Inner,
     /// The layer remembers the step before, so steps come one after the other.
     stateful: bool,
+    /// It has weights that move in training.
+    moving: bool,
 }
 
 impl Layer for TimeDistributed {
@@ -218,7 +224,10 @@ impl Layer for TimeDistributed {
         // Keras 2 and TF.js leave out the name of the wrapped layer.
         let keras =
             if scope.dialect == Dialect::Keras3 && self.inner.config.model.is_none() { &name } else { "" };
-        scope.enter("layer", keras, "", |s| self.inner.build(s, &facts))
+        let first = scope.count();
+        scope.enter("layer", keras, "", |s| self.inner.build(s, &facts))?;
+        self.moving = scope.params().weights[first..].iter().any(|w| !w.trainable && !w.frozen);
+        Ok(())
     }
 
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
@@ -227,7 +236,9 @@ impl Layer for TimeDistributed {
             return Err(LayersError::Inputs("an input of shape [batch, time, …] is needed".to_owned()));
         }
         let mask = call.mask(0);
-        if self.stateful {
+        // Keras 3 normalises each step by itself, one after the other.
+        let apart = self.moving && call.training(g) && g.dialect == Dialect::Keras3;
+        if self.stateful || apart && matches!(g.dim(x, 1)?, Dim::Known(_)) {
             return self.step_by_step(g, call, mask);
         }
         let leading = [g.dim(x, 0)?, g.dim(x, 1)?];
@@ -242,7 +253,7 @@ impl Layer for TimeDistributed {
             inputs.push(Sym::masked(port, inner_mask.filter(|_| i == 0)));
         }
         let mut outputs = Vec::new();
-        for sym in self.inner.call(g, &Call::of(inputs))? {
+        for sym in self.inner.call(g, &call.inner(inputs))? {
             let port = g.split_leading(sym.port, &leading)?;
             let mask = match (g.dialect, sym.mask, mask) {
                 (Dialect::Keras1 | Dialect::Keras2, Some(inner), _) => {
@@ -276,7 +287,7 @@ impl TimeDistributed {
         let attrs = [("num", attr::int(steps as i64)), ("axis", attr::int(1))];
         let mut outputs: Vec<Vec<Port>> = Vec::new();
         for step in g.op_n("Unpack", &[x], &attrs, steps)? {
-            let made = self.inner.call(g, &Call::of([Sym::from(step)]))?;
+            let made = self.inner.call(g, &call.inner([Sym::from(step)]))?;
             outputs.resize_with(made.len(), Vec::new);
             for (all, sym) in outputs.iter_mut().zip(made) {
                 all.push(sym.port);

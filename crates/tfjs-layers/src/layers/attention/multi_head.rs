@@ -37,7 +37,7 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         window: c.opt_usize("sliding_window")?,
         dropout: c.f32_or("dropout", 0.0)?,
         seed: seed(c),
-        regularizer: activity_regularizer(c),
+        regularizer: activity_regularizer(c).filter(|_| c.dialect == Dialect::Keras3),
         kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
         bias_initializer: c.initializer("bias", "zeros")?,
         grouped: false,
@@ -65,7 +65,7 @@ pub(super) fn new_grouped(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         window: c.opt_usize("sliding_window")?,
         dropout: c.f32_or("dropout", 0.0)?,
         seed: seed(c),
-        regularizer: activity_regularizer(c),
+        regularizer: activity_regularizer(c).filter(|_| c.dialect == Dialect::Keras3),
         kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
         bias_initializer: c.initializer("bias", "zeros")?,
         grouped: true,
@@ -92,7 +92,7 @@ struct MultiHead {
     /// Share of the attention weights that training drops.
     dropout: f32,
     seed: Option<i64>,
-    /// The penalty on what each projection gives.
+    /// The penalty on what each projection gives, in Keras 3.
     regularizer: Option<Regularizer>,
     kernel_initializer: WeightInit,
     bias_initializer: WeightInit,

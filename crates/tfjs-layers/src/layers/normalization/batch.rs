@@ -107,6 +107,13 @@ struct Built {
     renorm: Option<[WeightId; 3]>,
 }
 
+impl Built {
+    /// A weight so that it can be broadcast. With several axes it is so already.
+    fn laid_out(&self, g: &mut Emit, weight: Port, rank: usize) -> Result<Port> {
+        if self.axes.len() == 1 { spread(g, weight, &self.axes, rank) } else { Ok(weight) }
+    }
+}
+
 /// What a step normalised, and by what.
 struct Normalised {
     y: Port,
@@ -199,11 +206,11 @@ impl BatchNormalization {
         follow(g, b.mean, n.mean, self.momentum)?;
         let mut y = n.y;
         if let Some(gamma) = gamma {
-            let gamma = spread(g, gamma, &b.axes, rank)?;
+            let gamma = b.laid_out(g, gamma, rank)?;
             y = g.mul(y, gamma)?;
         }
         if let Some(beta) = beta {
-            let beta = spread(g, beta, &b.axes, rank)?;
+            let beta = b.laid_out(g, beta, rank)?;
             y = g.add(y, beta)?;
         }
         Ok(y)
@@ -277,11 +284,11 @@ impl BatchNormalization {
         let inverse = inverse_root(g, variance, self.epsilon)?;
         let mut y = g.mul(centred, inverse)?;
         if let Some(gamma) = gamma {
-            let gamma = spread(g, gamma, &b.axes, rank)?;
+            let gamma = b.laid_out(g, gamma, rank)?;
             y = g.mul(y, gamma)?;
         }
         if let Some(beta) = beta {
-            let beta = spread(g, beta, &b.axes, rank)?;
+            let beta = b.laid_out(g, beta, rank)?;
             y = g.add(y, beta)?;
         }
         let (mut means, mut variances) = (mean, variance);
@@ -380,10 +387,8 @@ impl BatchNormalization {
             }
             None => g.unary("Neg", shift)?,
         };
-        if b.axes.len() == 1 {
-            factor = spread(g, factor, &b.axes, rank)?;
-            shift = spread(g, shift, &b.axes, rank)?;
-        }
+        factor = b.laid_out(g, factor, rank)?;
+        shift = b.laid_out(g, shift, rank)?;
         let scaled = g.mul(x, factor)?;
         g.add(scaled, shift)
     }

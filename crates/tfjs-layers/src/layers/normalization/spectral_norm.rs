@@ -70,7 +70,12 @@ impl Layer for SpectralNormalization {
         if call.training(g) && !g.frozen(kernel) {
             self.divide(g, kernel, vector)?;
         }
-        self.layer.call(g, call).map_err(|e| e.in_layer(&self.name, &self.class))
+        let mut outputs = self.layer.call(g, call).map_err(|e| e.in_layer(&self.name, &self.class))?;
+        // Keras 3 gives what it was given, even whole numbers for the rows of an embedding.
+        if let (Dialect::Keras3, Some(input), [output]) = (g.dialect, call.inputs.first(), &mut outputs[..]) {
+            output.port = g.cast(output.port, g.dtype(input.port))?;
+        }
+        Ok(outputs)
     }
 }
 

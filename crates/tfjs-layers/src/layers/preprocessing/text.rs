@@ -47,6 +47,9 @@ pub(super) fn text_vectorization(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         return Err(c.wrong("output_mode", "a mode: tokens alone would be ragged strings"));
     }
     let ngrams = match (c.opt_ints("ngrams")?, c.get("ngrams").is_some_and(|v| v.is_number())) {
+        (Some(n), true) if n[0] > MOST_NGRAMS => {
+            return Err(c.wrong("ngrams", format!("at most {MOST_NGRAMS}")));
+        }
         (Some(n), true) => Some((1..=n[0]).collect::<Vec<i64>>()),
         (list, _) => list,
     };
@@ -62,6 +65,9 @@ pub(super) fn text_vectorization(c: &Config<'_>) -> Result<Box<dyn Layer>> {
         lookup: Lookup::new(c, true, Some(""))?,
     }))
 }
+
+/// Up to how many tokens are joined.
+const MOST_NGRAMS: i64 = 1 << 10;
 
 /// Tokens in rows of different lengths, or of the same.
 enum Tokens {

@@ -7,7 +7,12 @@ use tfjs_graph::Port;
 
 use crate::{
     Activation, Config, Dialect, Emit, Initializer, LayerConfig, LayersError, Scope, WeightId, WeightInit,
-    emit::Dim, layers::core::built, weights::snake_case,
+    emit::Dim,
+    layers::{
+        core::built,
+        regularization::{dropout_factors, seed},
+    },
+    weights::snake_case,
 };
 
 use super::{
@@ -59,6 +64,28 @@ pub(in crate::layers) trait Cell: fmt::Debug + Send + Sync {
 
     /// How many [`Cell::weights`] there are: for the input, for a step.
     fn weight_counts(&self) -> (usize, usize);
+
+    /// How many masks training has, with which it drops parts of the inputs and the states: of [`Cell::input_masks`], of
+    /// [`Cell::step_masks`]. They come after the weights.
+    fn mask_counts(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
+    /// Draws masks for inputs of these dimensions.
+    ///
+    /// # Errors
+    /// When the graph cannot be written.
+    fn input_masks(&self, _g: &mut Emit, _dims: &[Dim]) -> Result<Vec<Port>> {
+        Ok(Vec::new())
+    }
+
+    /// Draws masks for states, whose dimensions but the last are these.
+    ///
+    /// # Errors
+    /// When the graph cannot be written.
+    fn step_masks(&self, _g: &mut Emit, _leading: &[Dim]) -> Result<Vec<Port>> {
+        Ok(Vec::new())
+    }
 
     /// Number of spatial axes, and whether channels come last.
     fn layout(&self) -> (usize, bool) {
@@ -172,12 +199,81 @@ pub(super) struct GateCell {
     kernel_initializer: WeightInit,
     recurrent_initializer: WeightInit,
     bias_initializer: WeightInit,
+    drops: Drops,
     weights: Option<(WeightId, WeightId, Option<WeightId>)>,
+}
+
+/// What training drops of inputs and states. A mask is the same in all steps.
+#[derive(Debug)]
+pub(super) struct Drops {
+    input: f32,
+    recurrent: f32,
+    /// How many masks there are of each.
+    masks: usize,
+    seed: Option<i64>,
+}
+
+impl Drops {
+    /// `masks` of each, one per gate, unless the cell computes all gates at once.
+    pub(super) fn new(c: &Config<'_>, masks: usize, by_gate: bool) -> Result<Drops> {
+        let rate = |key: &str| -> Result<f32> {
+            let rate = c.f32_or(key, 0.0)?.clamp(0.0, 1.0);
+            // Cells with several gates leave a rate of 1 out.
+            Ok(if masks > 1 && rate >= 1.0 { 0.0 } else { rate })
+        };
+        let (input, recurrent) = (rate("dropout")?, rate("recurrent_dropout")?);
+        let apart = matches!(c.int_or("implementation", 2)?, 0 | 1) || recurrent > 0.0;
+        let apart = by_gate || apart && c.dialect != Dialect::Tfjs;
+        Ok(Drops { input, recurrent, masks: if apart { masks } else { 1 }, seed: seed(c) })
+    }
+
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let count = |rate: f32| if rate > 0.0 { self.masks } else { 0 };
+        (count(self.input), count(self.recurrent))
+    }
+
+    pub(super) fn input_masks(&self, g: &mut Emit, dims: &[Dim]) -> Result<Vec<Port>> {
+        (0..self.counts().0).map(|_| dropout_factors(g, self.input, dims, self.seed)).collect()
+    }
+
+    pub(super) fn step_masks(&self, g: &mut Emit, leading: &[Dim], size: usize) -> Result<Vec<Port>> {
+        let dims: Vec<Dim> = leading.iter().copied().chain([Dim::Known(size)]).collect();
+        (0..self.counts().1).map(|_| dropout_factors(g, self.recurrent, &dims, self.seed)).collect()
+    }
+}
+
+/// `f(x, kernel)`, with masks on `x`: one of them for all gates, or for each gate its own, in which case `kernel` holds as
+/// many gates along its last axis.
+pub(super) fn masked(
+    g: &mut Emit,
+    x: Port,
+    kernel: Port,
+    masks: &[Port],
+    mut f: impl FnMut(&mut Emit, Port, Port) -> Result<Port>,
+) -> Result<Port> {
+    match *masks {
+        [] => f(g, x, kernel),
+        [mask] => {
+            let x = g.mul(x, mask)?;
+            f(g, x, kernel)
+        }
+        _ => {
+            let axis = g.rank(kernel)?.saturating_sub(1);
+            let kernels = g.split(kernel, axis, masks.len())?;
+            let mut gates = Vec::new();
+            for (&mask, kernel) in masks.iter().zip(kernels) {
+                let x = g.mul(x, mask)?;
+                gates.push(f(g, x, kernel)?);
+            }
+            let last = g.rank(gates[0])?.saturating_sub(1);
+            g.concat(&gates, last)
+        }
+    }
 }
 
 impl GateCell {
     pub(super) fn new(c: &Config<'_>, kind: Kind) -> Result<GateCell> {
-        known(c);
+        c.known(&["activity_regularizer"]);
         let tfjs = matches!(c.dialect, Dialect::Tfjs | Dialect::Keras1);
         let recurrent_activation = if kind == Kind::Simple {
             Activation::linear()
@@ -195,8 +291,19 @@ impl GateCell {
             kernel_initializer: c.initializer("kernel", kernel)?,
             recurrent_initializer: c.initializer("recurrent", "orthogonal")?,
             bias_initializer,
+            drops: Drops::new(c, kind.gates(), false)?,
             weights: None,
         })
+    }
+
+    /// Whether its options are those for which Keras 2 has another op.
+    pub(super) fn is_usual(&self) -> bool {
+        let plain = |a: &Activation, name: &str| a.name == name && a.config.is_empty();
+        plain(&self.activation, "tanh")
+            && plain(&self.recurrent_activation, "sigmoid")
+            && self.use_bias
+            && self.drops.counts().1 == 0
+            && self.kind != Kind::Gru { reset_after: false }
     }
 
     /// The recurrent kernel as a whole.
@@ -209,11 +316,6 @@ impl GateCell {
         let sum = g.add(a, b)?;
         self.recurrent_activation.emit(g, sum)
     }
-}
-
-/// Options of cells that change nothing when predicting.
-pub(super) fn known(c: &Config<'_>) {
-    c.known(&["dropout", "recurrent_dropout", "implementation", "activity_regularizer", "seed"]);
 }
 
 /// The initializer of the bias: with `unit_forget_bias`, `[b, 1, b, b]`.
@@ -300,8 +402,21 @@ impl Cell for GateCell {
         }
     }
 
+    fn mask_counts(&self) -> (usize, usize) {
+        self.drops.counts()
+    }
+
+    fn input_masks(&self, g: &mut Emit, dims: &[Dim]) -> Result<Vec<Port>> {
+        self.drops.input_masks(g, dims)
+    }
+
+    fn step_masks(&self, g: &mut Emit, leading: &[Dim]) -> Result<Vec<Port>> {
+        self.drops.step_masks(g, leading, self.units)
+    }
+
     fn project(&self, g: &mut Emit, weights: &[Port], x: Port, _leading: usize) -> Result<Port> {
-        let y = g.matmul(x, weights[0])?;
+        let (weights, masks) = weights.split_at(self.weight_counts().0);
+        let y = masked(g, x, weights[0], masks, Emit::matmul)?;
         match weights.get(1) {
             Some(&bias) => g.bias_add(y, bias),
             None => Ok(y),
@@ -318,21 +433,22 @@ impl Cell for GateCell {
 
     fn step(&self, g: &mut Emit, weights: &[Port], x: Port, states: &[Port]) -> Result<Vec<Port>> {
         let h = states[0];
+        let (weights, masks) = weights.split_at(self.weight_counts().1);
         match self.kind {
             Kind::Simple => {
-                let r = g.matmul(h, weights[0])?;
+                let r = masked(g, h, weights[0], masks, Emit::matmul)?;
                 let sum = g.add(x, r)?;
                 Ok(vec![self.activation.emit(g, sum)?])
             }
             Kind::Lstm => {
-                let r = g.matmul(h, weights[0])?;
+                let r = masked(g, h, weights[0], masks, Emit::matmul)?;
                 let z = g.add(x, r)?;
                 lstm_gates(g, z, states[1], &self.activation, &self.recurrent_activation)
             }
             Kind::Gru { reset_after } => {
                 let xs = g.split(x, 1, 3)?;
                 let (z, candidate) = if reset_after {
-                    let mut r = g.matmul(h, weights[0])?;
+                    let mut r = masked(g, h, weights[0], masks, Emit::matmul)?;
                     if let Some(&bias) = weights.get(1) {
                         r = g.bias_add(r, bias)?;
                     }
@@ -341,12 +457,15 @@ impl Cell for GateCell {
                     let reset = self.gate(g, xs[1], rs[1])?;
                     (z, g.mul(reset, rs[2])?)
                 } else {
-                    let r = g.matmul(h, weights[0])?;
+                    // Masks of the two gates of the first matrix, and that of the candidate.
+                    let (of_gates, last) = masks.split_at(masks.len().saturating_sub(1));
+                    let of_gates = if of_gates.is_empty() { last } else { of_gates };
+                    let r = masked(g, h, weights[0], of_gates, Emit::matmul)?;
                     let rs = g.split(r, 1, 2)?;
                     let z = self.gate(g, xs[0], rs[0])?;
                     let reset = self.gate(g, xs[1], rs[1])?;
                     let kept = g.mul(reset, h)?;
-                    (z, g.matmul(kept, weights[1])?)
+                    (z, masked(g, kept, weights[1], last, Emit::matmul)?)
                 };
                 let sum = g.add(xs[2], candidate)?;
                 let candidate = self.activation.emit(g, sum)?;
@@ -391,7 +510,7 @@ pub(super) struct StackedCells {
 
 impl StackedCells {
     pub(super) fn new(c: &Config<'_>) -> Result<StackedCells> {
-        known(c);
+        c.known(&["activity_regularizer"]);
         let expected = "a list of cells";
         let list = c.get("cells").and_then(Value::as_array).ok_or_else(|| c.wrong("cells", expected))?;
         let cells = list.iter().map(|v| cell(v, c)).collect::<Result<Vec<_>>>()?;
@@ -461,25 +580,54 @@ impl Cell for StackedCells {
         (input, all - input)
     }
 
+    fn mask_counts(&self) -> (usize, usize) {
+        let all: usize = self.cells.iter().map(|c| c.cell.mask_counts()).map(|(i, s)| i + s).sum();
+        let (input, _) = self.cells[0].cell.mask_counts();
+        (input, all - input)
+    }
+
+    fn input_masks(&self, g: &mut Emit, dims: &[Dim]) -> Result<Vec<Port>> {
+        self.cells[0].cell.input_masks(g, dims)
+    }
+
+    fn step_masks(&self, g: &mut Emit, leading: &[Dim]) -> Result<Vec<Port>> {
+        let mut masks = Vec::new();
+        let mut below = None;
+        for NamedCell { cell, .. } in &self.cells {
+            if let Some(size) = below {
+                let dims: Vec<Dim> = leading.iter().copied().chain([Dim::Known(size)]).collect();
+                masks.extend(cell.input_masks(g, &dims)?);
+            }
+            masks.extend(cell.step_masks(g, leading)?);
+            below = Some(cell.output_size());
+        }
+        Ok(masks)
+    }
+
     fn project(&self, g: &mut Emit, weights: &[Port], x: Port, leading: usize) -> Result<Port> {
         self.cells[0].cell.project(g, weights, x, leading)
     }
 
     fn step(&self, g: &mut Emit, weights: &[Port], x: Port, states: &[Port]) -> Result<Vec<Port>> {
-        let mut weights = weights;
+        let (mut weights, mut masks) = weights.split_at(self.weight_counts().1);
+        let drops = !masks.is_empty();
         let mut new = states.to_vec();
         let mut x = x;
         for (i, (NamedCell { cell, .. }, offset)) in self.cells.iter().zip(self.offsets()).enumerate() {
             let (input, step) = cell.weight_counts();
+            let (input_masks, step_masks) = if drops { cell.mask_counts() } else { (0, 0) };
+            let mut take = |weight_count: usize, mask_count: usize| {
+                let (own, rest) = weights.split_at(weight_count);
+                let (own_masks, rest_masks) = masks.split_at(mask_count);
+                (weights, masks) = (rest, rest_masks);
+                [own, own_masks].concat()
+            };
             if i > 0 {
-                let (own, rest) = weights.split_at(input);
-                x = cell.project(g, own, x, 1)?;
-                weights = rest;
+                x = cell.project(g, &take(input, input_masks), x, 1)?;
             }
-            let (own, rest) = weights.split_at(step);
-            weights = rest;
+            let own = take(step, step_masks);
             let range = offset..offset + cell.state_sizes().len();
-            let out = cell.step(g, own, x, &states[range.clone()])?;
+            let out = cell.step(g, &own, x, &states[range.clone()])?;
             x = out[cell.output_state()];
             new[range].copy_from_slice(&out);
         }

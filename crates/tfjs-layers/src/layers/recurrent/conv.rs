@@ -2,9 +2,10 @@
 
 use tfjs_graph::{Port, builder::attr};
 
-use super::cell::{Cell, CellWeights, bias_initializer, known, lstm_gates};
+use super::cell::{Cell, CellWeights, Drops, bias_initializer, lstm_gates, masked};
 use crate::{
-    Activation, Config, Dialect, Emit, LayersError, Scope, WeightId, WeightInit, layers::core::built,
+    Activation, Config, Dialect, Emit, LayersError, Scope, WeightId, WeightInit, emit::Dim,
+    layers::core::built,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -29,12 +30,13 @@ pub(super) struct ConvLstmCell {
     kernel_initializer: WeightInit,
     recurrent_initializer: WeightInit,
     bias_initializer: WeightInit,
+    drops: Drops,
     weights: Option<(WeightId, WeightId, Option<WeightId>)>,
 }
 
 impl ConvLstmCell {
     pub(super) fn new(c: &Config<'_>, rank: usize) -> Result<ConvLstmCell> {
-        known(c);
+        c.known(&["activity_regularizer", "implementation"]);
         let gate = if c.dialect == Dialect::Keras3 { "sigmoid" } else { "hard_sigmoid" };
         let kernel = if c.dialect == Dialect::Tfjs { "glorot_normal" } else { "glorot_uniform" };
         Ok(ConvLstmCell {
@@ -51,6 +53,7 @@ impl ConvLstmCell {
             bias_initializer: bias_initializer(c, true)?,
             kernel_initializer: c.initializer("kernel", kernel)?,
             recurrent_initializer: c.initializer("recurrent", "orthogonal")?,
+            drops: Drops::new(c, 4, true)?,
             weights: None,
         })
     }
@@ -126,11 +129,26 @@ impl Cell for ConvLstmCell {
         (1 + usize::from(self.use_bias), 1)
     }
 
+    fn mask_counts(&self) -> (usize, usize) {
+        self.drops.counts()
+    }
+
+    fn input_masks(&self, g: &mut Emit, dims: &[Dim]) -> Result<Vec<Port>> {
+        self.drops.input_masks(g, dims)
+    }
+
+    fn step_masks(&self, g: &mut Emit, leading: &[Dim]) -> Result<Vec<Port>> {
+        self.drops.step_masks(g, leading, self.filters)
+    }
+
     fn project(&self, g: &mut Emit, weights: &[Port], x: Port, leading: usize) -> Result<Port> {
+        let (weights, masks) = weights.split_at(self.weight_counts().0);
         let dims = g.dims(x)?;
         let (outer, _) = dims.split_at(leading.min(dims.len()));
-        let flat = g.join_leading(x, leading)?;
-        let mut y = self.conv(g, flat, weights[0], &self.strides, &self.dilations, self.same)?;
+        let mut y = masked(g, x, weights[0], masks, |g, x, kernel| {
+            let flat = g.join_leading(x, leading)?;
+            self.conv(g, flat, kernel, &self.strides, &self.dilations, self.same)
+        })?;
         if let Some(&bias) = weights.get(1) {
             y = g.add(y, bias)?;
         }
@@ -139,7 +157,10 @@ impl Cell for ConvLstmCell {
 
     fn step(&self, g: &mut Emit, weights: &[Port], x: Port, states: &[Port]) -> Result<Vec<Port>> {
         let ones = vec![1; self.rank];
-        let r = self.conv(g, states[0], weights[0], &ones, &ones, true)?;
+        let (weights, masks) = weights.split_at(self.weight_counts().1);
+        let r = masked(g, states[0], weights[0], masks, |g, h, kernel| {
+            self.conv(g, h, kernel, &ones, &ones, true)
+        })?;
         let z = g.add(x, r)?;
         lstm_gates(g, z, states[1], &self.activation, &self.recurrent_activation)
     }
