@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Measure how fast a model runs
     Bench(Box<BenchArgs>),
+    /// Train a model of layers
+    Train(TrainArgs),
     /// Tell what is in a model of any format
     Inspect(InspectArgs),
 }
@@ -103,9 +105,46 @@ pub(crate) struct BenchArgs {
     /// List the costliest ops and nodes
     #[arg(long)]
     pub(crate) profile: bool,
+    /// Measure steps of training on made-up batches of so many samples; for models of layers
+    #[arg(long, value_name = "SAMPLES")]
+    pub(crate) train: Option<NonZeroUsize>,
+    /// What the steps train with
+    #[arg(long, value_name = "NAME", default_value = "sgd", requires = "train")]
+    pub(crate) optimizer: String,
+    /// What the steps train for
+    #[arg(long, value_name = "NAME", default_value = "mse", requires = "train")]
+    pub(crate) loss: String,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TrainArgs {
+    /// The model: a Keras file, or a layers model of TensorFlow.js
+    pub(crate) model: String,
+    /// Where the trained model goes: a directory for TensorFlow.js, or a .keras or .h5 file
+    #[arg(value_name = "OUT", conflicts_with = "out_option")]
+    pub(crate) out: Option<PathBuf>,
+    /// Same as OUT
+    #[arg(long = "out", value_name = "OUT")]
+    pub(crate) out_option: Option<PathBuf>,
+    /// How to train, step by step: optimizer, loss and metrics as Keras serialises them, and an .npz of batches
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Threads to use [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Print JSON, a line per step
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl TrainArgs {
+    /// Where the trained model goes.
+    pub(crate) fn out(&self) -> Option<&std::path::Path> {
+        self.out.as_deref().or(self.out_option.as_deref())
+    }
 }
 
 #[derive(Debug, ClapArgs)]

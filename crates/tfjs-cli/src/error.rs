@@ -41,6 +41,12 @@ pub(crate) enum CliError {
     NoRandomInput { input: String, what: String },
     #[error("Expected weight_shard_size_bytes to be a positive integer, but got {bytes}")]
     ShardSize { bytes: i64 },
+    #[error("cannot read how to train from {}", path.display())]
+    TrainConfig { path: PathBuf, source: serde_json::Error },
+    #[error("{model} does not say how it was trained, and {} names no optimizer", config.display())]
+    NothingToTrainFor { model: String, config: PathBuf },
+    #[error("{} holds no batches: arrays x0, x1, … and y0, … of shape [batches, batch size, …] are expected, it holds {}", path.display(), found.join(", "))]
+    Batches { path: PathBuf, found: Vec<String> },
     #[error("--metadata has `{item}`, expected KEY:FILE")]
     Metadata { item: String },
 }

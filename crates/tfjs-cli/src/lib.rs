@@ -51,6 +51,7 @@ pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Run(args) => cmd::run::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
+        Command::Train(args) => cmd::train::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),
     })
 }

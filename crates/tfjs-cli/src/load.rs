@@ -26,21 +26,38 @@ pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
     };
     let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
     if let Ok(Kind::Keras(_)) = inspect::detect(&args.model) {
-        return layers(tfjs_convert::open_keras(&args.model)?);
+        return as_graph(tfjs_convert::open_keras(&args.model)?);
     }
     match GraphModel::open_with(&args.model, &load, options) {
         Err(GraphError::WrongKind { found: "a layers model", .. }) => {
-            layers(LayersModel::open_with(&args.model, &load, &LayersOptions::default())?)
+            as_graph(LayersModel::open_with(&args.model, &load, &LayersOptions::default())?)
         }
         other => Ok(other?),
     }
 }
 
-fn layers(model: LayersModel) -> Result<GraphModel, CliError> {
+fn as_graph(model: LayersModel) -> Result<GraphModel, CliError> {
     for option in model.unknown_options() {
         eprintln!("warning: {option}");
     }
     Ok(model.into_graph_model()?)
+}
+
+/// A model of layers: a Keras file, or a layers model of TensorFlow.js.
+///
+/// # Errors
+/// When it cannot be reached, is malformed, or is a graph model.
+pub(crate) fn layers(args: &ModelArgs) -> Result<LayersModel, CliError> {
+    if let Ok(Kind::Keras(_)) = inspect::detect(&args.model) {
+        return Ok(tfjs_convert::open_keras(&args.model)?);
+    }
+    let load = LoadOptions {
+        headers: args.headers.clone(),
+        weight_path_prefix: args.weight_path_prefix.clone(),
+        from_tf_hub: args.from_tf_hub,
+        ..LoadOptions::default()
+    };
+    Ok(LayersModel::open_with(&args.model, &load, &LayersOptions::default())?)
 }
 
 /// Runs `f` on as many threads as the arguments say.
@@ -51,7 +68,18 @@ pub(crate) fn on_threads<R: Send>(
     args: &ModelArgs,
     f: impl FnOnce() -> Result<R, CliError> + Send,
 ) -> Result<R, CliError> {
-    match args.threads {
+    with_threads(args.threads, f)
+}
+
+/// Runs `f` on so many threads, or on one per processor.
+///
+/// # Errors
+/// When the threads cannot be started, and those of `f`.
+pub(crate) fn with_threads<R: Send>(
+    threads: Option<std::num::NonZeroUsize>,
+    f: impl FnOnce() -> Result<R, CliError> + Send,
+) -> Result<R, CliError> {
+    match threads {
         None => f(),
         Some(n) => Threads::new(n.get()).map_err(CliError::Threads)?.run(f),
     }

@@ -6,14 +6,14 @@ use tfjs_kernels::{Tensor, TfString};
 
 use crate::{CliError, show};
 
-/// A tensor for an input: numbers from 0 to 1, whole ones 0 or 1; unknown dimensions are 1.
+/// A tensor for an input: numbers from 0 to 1, whole ones 0 or 1; `unknown` stands for dimensions that are not known.
 ///
 /// # Errors
 /// When the input's rank is not known, or the shape is too large.
-pub(crate) fn tensor(input: &TensorInfo, seed: u64) -> Result<Tensor, CliError> {
+pub(crate) fn tensor(input: &TensorInfo, unknown: usize, seed: u64) -> Result<Tensor, CliError> {
     let refused = |what: String| CliError::NoRandomInput { input: input.key.clone(), what };
     let Some(dims) = &input.shape else { return Err(refused("of unknown shape".to_owned())) };
-    let shape: Vec<usize> = dims.iter().map(|d| d.unwrap_or(1)).collect();
+    let shape: Vec<usize> = dims.iter().map(|d| d.unwrap_or(unknown)).collect();
     let too_large = || refused(format!("of shape {}, which does not fit in memory", show::shape(dims)));
     let n = tfjs_kernels::Shape::from(&shape[..]).checked_len().map_err(|_| too_large())?;
     let mut state = seed.wrapping_add(1);
@@ -46,11 +46,11 @@ mod tests {
         for dtype in [DType::Float32, DType::Int32, DType::Bool, DType::Complex64, DType::String] {
             let shape = Some(vec![None, Some(3)]);
             let info = TensorInfo { key: "x".into(), name: "x:0".into(), dtype: Some(dtype), shape };
-            let made = tensor(&info, 0).unwrap();
+            let made = tensor(&info, 1, 0).unwrap();
             assert_eq!((made.dtype(), made.dims()), (dtype, &[1, 3][..]));
-            assert_eq!(made, tensor(&info, 0).unwrap());
+            assert_eq!(made, tensor(&info, 1, 0).unwrap());
         }
         let info = TensorInfo { key: "x".into(), name: "x:0".into(), dtype: None, shape: None };
-        assert!(tensor(&info, 0).is_err());
+        assert!(tensor(&info, 1, 0).is_err());
     }
 }

@@ -136,6 +136,14 @@ pub enum GraphError {
         /// The names that exist.
         known: Vec<String>,
     },
+    /// A bound run was given more or fewer inputs than were bound.
+    #[error("{given} inputs are given, {wanted} were bound")]
+    InputCount {
+        /// How many were given.
+        given: usize,
+        /// How many there are.
+        wanted: usize,
+    },
     /// The same input was given twice, perhaps by key and by node name.
     #[error("input `{name}` is given twice")]
     InputTwice {

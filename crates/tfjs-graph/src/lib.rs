@@ -35,7 +35,7 @@ pub use error::{GraphError, OpError, UnsupportedOp};
 pub use fact::Fact;
 pub use graph::{Consumers, Endpoint, Function, Graph, Node, NodeId, Port, Use};
 pub use import::Constants;
-pub use model::{GraphModel, ModelOptions, Outputs, TensorInfo};
+pub use model::{Binding, GraphModel, ModelOptions, Outputs, TensorInfo};
 pub use op::{Cx, Effect, Flow, Op, OpDef};
 pub use plan::Plan;
 pub use registry::{Registry, builtin, output_args};

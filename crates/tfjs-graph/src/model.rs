@@ -76,6 +76,15 @@ pub struct GraphModel {
     state: Mutex<State>,
 }
 
+/// Inputs and outputs of a model, found once: see [`GraphModel::bind`].
+#[derive(Clone, Debug)]
+pub struct Binding {
+    plan: Arc<Plan>,
+    /// For each feed of the plan, which input it is.
+    order: Vec<usize>,
+    names: Vec<String>,
+}
+
 type PlanKey = (Vec<Port>, Vec<Port>);
 type State = HashMap<String, Box<dyn std::any::Any + Send>>;
 
@@ -396,29 +405,80 @@ impl GraphModel {
             }
         }
         values.sort_by_key(|(p, _)| *p);
-        let plan = self.plan(&values, &fetches)?;
-        // Random state is one per model; a run beside another gets its own.
-        let mut own = State::new();
-        let mut shared = self.state.try_lock().ok();
-        let state = shared.as_deref_mut().unwrap_or(&mut own);
-        let mut cx = Cx { node: "", resources: &self.resources, state, depth: 0, profile };
-        let feeds: Values = values.into_iter().map(|(_, v)| v).collect();
-        let results = exec::run(&plan, &mut cx, feeds)?;
-        let tensors = names
-            .iter()
-            .zip(results)
-            .map(|(name, value)| match value {
-                Some(Value::Tensor(t)) => Ok(t),
-                Some(other) => Err(GraphError::NotATensor { name: name.clone(), kind: other.kind() }),
-                None => Err(GraphError::DeadOutput { name: name.clone() }),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let facts: Vec<(Port, Option<DType>)> =
+            values.iter().map(|(p, v)| (*p, v.as_tensor().map(Tensor::dtype))).collect();
+        let plan = self.plan(&facts, &fetches)?;
+        let results = self.execute(&plan, values.into_iter().map(|(_, v)| v).collect(), profile)?;
+        let tensors = tensors(&names, results)?;
         let aliases = if outputs.is_none() {
             self.aliases.iter().map(|(a, &i)| (a.clone(), i)).collect()
         } else {
             Vec::new()
         };
         Ok(Outputs { names, tensors, aliases })
+    }
+
+    /// Resolves names of inputs and outputs once, for runs that have no time to look them up: training takes thousands of
+    /// short steps. Inputs must be declared by the signature.
+    ///
+    /// # Errors
+    /// When an input or output does not exist, or an op is not supported.
+    pub fn bind(
+        &self,
+        inputs: &[impl AsRef<str>],
+        outputs: &[impl AsRef<str>],
+    ) -> Result<Binding, GraphError> {
+        self.initialize()?;
+        let mut ports = Vec::with_capacity(inputs.len());
+        for name in inputs {
+            let info = self.inputs.iter().find(|i| i.key == name.as_ref() || i.name == name.as_ref());
+            let port = info.and_then(|i| Some((self.graph.port(&i.name)?, i.dtype)));
+            ports.push(port.ok_or_else(|| GraphError::UnknownInput {
+                name: name.as_ref().to_owned(),
+                known: self.inputs.iter().map(|i| i.key.clone()).collect(),
+            })?);
+        }
+        let mut order: Vec<usize> = (0..ports.len()).collect();
+        order.sort_by_key(|&i| ports[i].0);
+        let facts: Vec<(Port, Option<DType>)> = order.iter().map(|&i| ports[i]).collect();
+        let outputs: Vec<&str> = outputs.iter().map(AsRef::as_ref).collect();
+        let (names, fetches) = self.fetches(Some(&outputs))?;
+        Ok(Binding { plan: self.plan(&facts, &fetches)?, order, names })
+    }
+
+    /// Runs what was bound; inputs and outputs stand in the order in which they were named. Types and shapes of inputs are
+    /// the caller's business: what does not fit is found by the ops. The time spent in each node is added to `profile`.
+    ///
+    /// # Errors
+    /// When the number of inputs differs, or a node fails.
+    pub fn run_bound(
+        &self,
+        binding: &Binding,
+        inputs: Vec<Tensor>,
+        profile: Option<&mut Profile>,
+    ) -> Result<Vec<Tensor>, GraphError> {
+        let (given, wanted) = (inputs.len(), binding.order.len());
+        if given != wanted {
+            return Err(GraphError::InputCount { given, wanted });
+        }
+        let mut inputs: Vec<Option<Tensor>> = inputs.into_iter().map(Some).collect();
+        let feeds = binding.order.iter().filter_map(|&i| inputs[i].take()).map(Value::Tensor).collect();
+        tensors(&binding.names, self.execute(&binding.plan, feeds, profile)?)
+    }
+
+    /// Runs a plan with the model's tables and random state.
+    fn execute(
+        &self,
+        plan: &Plan,
+        feeds: Values,
+        profile: Option<&mut Profile>,
+    ) -> Result<Vec<Option<Value>>, GraphError> {
+        // Random state is one per model; a run beside another gets its own.
+        let mut own = State::new();
+        let mut shared = self.state.try_lock().ok();
+        let state = shared.as_deref_mut().unwrap_or(&mut own);
+        let mut cx = Cx { node: "", resources: &self.resources, state, depth: 0, profile };
+        exec::run(plan, &mut cx, feeds)
     }
 
     /// Where an input goes; `None` for one that the signature names and the graph does not have any more.
@@ -506,7 +566,7 @@ impl GraphModel {
         Ok(())
     }
 
-    fn plan(&self, feeds: &[(Port, Value)], fetches: &[Port]) -> Result<Arc<Plan>, GraphError> {
+    fn plan(&self, feeds: &[(Port, Option<DType>)], fetches: &[Port]) -> Result<Arc<Plan>, GraphError> {
         let key: PlanKey = (feeds.iter().map(|(p, _)| *p).collect(), fetches.to_vec());
         if let Some(plan) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(plan.clone());
@@ -514,10 +574,10 @@ impl GraphModel {
         let mut graph = self.graph.clone();
         let feed_facts: Vec<(Port, Fact)> = feeds
             .iter()
-            .map(|(port, value)| {
-                let declared = self.graph.inputs.iter().find(|e| e.port == *port);
+            .map(|&(port, dtype)| {
+                let declared = self.graph.inputs.iter().find(|e| e.port == port);
                 let shape = declared.and_then(|e| e.shape.as_ref()).and_then(partial_shape);
-                (*port, Fact { dtype: value.as_tensor().map(Tensor::dtype), shape, value: None })
+                (port, Fact { dtype, shape, value: None })
             })
             .collect();
         graph.outputs = fetches
@@ -543,6 +603,16 @@ impl GraphModel {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(key, plan.clone());
         Ok(plan)
     }
+}
+
+/// Outputs of a run, all of which must be tensors.
+fn tensors(names: &[String], results: Vec<Option<Value>>) -> Result<Vec<Tensor>, GraphError> {
+    let one = |(name, value): (&String, Option<Value>)| match value {
+        Some(Value::Tensor(t)) => Ok(t),
+        Some(other) => Err(GraphError::NotATensor { name: name.clone(), kind: other.kind() }),
+        None => Err(GraphError::DeadOutput { name: name.clone() }),
+    };
+    names.iter().zip(results).map(one).collect()
 }
 
 /// The passes that a graph goes through before it is planned.

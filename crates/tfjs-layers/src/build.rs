@@ -29,7 +29,9 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 use tfjs_graph::Constant;
 
-use crate::{LayersError, LayersModel, LayersOptions, StoredWeights, WeightId, weights::snake_case};
+use crate::{
+    LayerConfig, LayersError, LayersModel, LayersOptions, StoredWeights, WeightId, weights::snake_case,
+};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -71,6 +73,16 @@ impl LayerSpec {
         let mut dims = vec![Value::Null];
         dims.extend(shape.map(Value::from));
         self.set("batch_input_shape", dims)
+    }
+
+    /// The layer in a model, named unlike those that are there.
+    pub(crate) fn into_config(self, taken: &[&str]) -> LayerConfig {
+        let mut names = Names::default();
+        let (mut name, mut config) = names.named(self.config.clone(), &self.class);
+        while taken.contains(&name.as_str()) && !self.config.contains_key("name") {
+            (name, config) = names.named(self.config.clone(), &self.class);
+        }
+        LayerConfig::new(&self.class, config)
     }
 
     /// Whether training changes its weights.

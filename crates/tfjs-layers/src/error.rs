@@ -203,6 +203,12 @@ pub enum LayersError {
         /// What does not fit, with shapes.
         problem: String,
     },
+    /// Training, evaluation or saving of an optimizer was asked of a model that is not compiled.
+    #[error("the model is not compiled: say first with what optimizer, loss and metrics it is to be trained")]
+    NotCompiled,
+    /// Something about data, losses or the course of training.
+    #[error("{0}")]
+    Training(String),
     /// There is no layer or weight of this name.
     #[error("no {what} is named `{name}`")]
     NotFound {

@@ -15,6 +15,7 @@ pub mod build;
 mod config;
 mod constraints;
 mod dialect;
+mod edit;
 mod einsum;
 pub mod emit;
 mod error;
@@ -36,6 +37,7 @@ mod regularizers;
 mod save;
 mod summary;
 pub mod topology;
+mod train;
 pub mod weights;
 
 pub use activations::Activation;
@@ -51,9 +53,14 @@ pub use losses::{Loss, Reduction};
 pub use metrics::Metric;
 pub use model::{LayersModel, LayersOptions};
 pub use network::{Network, Node, make};
+pub use optimizers::Optimizer;
 pub use predict::{Inputs, PredictOptions};
 pub use regularizers::Regularizer;
 pub use save::{Quantizer, SaveOptions, SaveReport, SaveWarning};
 pub use summary::LayerView;
 pub use topology::{LayerConfig, ModelConfig, ModelKind};
+pub use train::{
+    Arrays, Batch, Callback, ClassWeight, Compile, Context, Dataset, FitOptions, History, Logs, Stream,
+    TrainingState, Validation,
+};
 pub use weights::{Params, Scope, StoredWeight, StoredWeights, Weight, WeightId, WeightInit};

@@ -150,6 +150,12 @@ impl PartialEq for Loss {
     }
 }
 
+impl From<Loss> for Value {
+    fn from(loss: Loss) -> Value {
+        loss.config()
+    }
+}
+
 impl TryFrom<&str> for Loss {
     type Error = LayersError;
 
@@ -243,6 +249,12 @@ impl Loss {
     /// Its function in Keras, such as `mean_squared_error`: the name that files of TF.js have.
     pub fn function_name(&self) -> &'static str {
         self.def.function
+    }
+
+    /// Whether all its options have their defaults.
+    pub(crate) fn is_plain(&self) -> bool {
+        let plain = Loss { name: self.name.clone(), ..Loss::of(self.def) };
+        self.reduction.is_mean() && Loss { word: None, reduction: plain.reduction, ..self.clone() } == plain
     }
 
     /// Its name, as in logs.

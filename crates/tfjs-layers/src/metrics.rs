@@ -124,6 +124,12 @@ impl From<Loss> for Metric {
     }
 }
 
+impl From<Metric> for Value {
+    fn from(metric: Metric) -> Value {
+        metric.config()
+    }
+}
+
 impl Metric {
     /// How often predictions are right, as fits them: binary, of classes by number, or of one-hot classes. It is Keras's
     /// `accuracy`; the class of that name, which compares for equality, is `{class_name: "Accuracy"}`.

@@ -20,6 +20,7 @@ use crate::{
     emit::{Emitted, StateInfo},
     matching,
     topology::{dialect_of, keras1},
+    train::Training,
     weights::Scope,
 };
 
@@ -62,12 +63,16 @@ pub struct LayersModel {
     /// How the model was compiled, in the file's own spelling: `trainingConfig` of TF.js, `training_config` or
     /// `compile_config` of Keras.
     pub training_config: Option<Value>,
+    /// In whose form that is, and the state of the optimizer.
+    pub training_dialect: Dialect,
     /// Weights of the optimizer, in order, for training to go on.
     pub optimizer_weights: Vec<StoredWeight>,
     /// `userDefinedMetadata`.
     pub metadata: Option<Map<String, Value>>,
     unknown_options: Vec<UnknownOption>,
     compiled: OnceLock<Compiled>,
+    /// What it is trained for, once it is compiled.
+    pub(crate) training: Option<Box<Training>>,
     /// What stateful layers left behind.
     states: Mutex<HashMap<String, Tensor>>,
 }
@@ -128,7 +133,9 @@ impl LayersModel {
         let mut this = LayersModel::new(topology, &StoredWeights::ByName(own), options)?;
         this.optimizer_weights = optimizer;
         if model.training_config.is_some() {
+            // A model of Keras that was trained here has both; TF.js's goes with the optimizer's weights.
             this.training_config = model.training_config.clone();
+            this.training_dialect = Dialect::Tfjs;
         }
         this.metadata = model.user_defined_metadata.clone();
         Ok(this)
@@ -163,11 +170,13 @@ impl LayersModel {
             dialect,
             keras_version: text("keras_version"),
             backend: text("backend"),
+            training_dialect: dialect,
             training_config: topology.get("training_config").filter(|v| !v.is_null()).cloned(),
             optimizer_weights: Vec::new(),
             metadata: None,
             unknown_options: unknown.take(),
             compiled: OnceLock::new(),
+            training: None,
             states: Mutex::default(),
         })
     }

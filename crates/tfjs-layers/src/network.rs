@@ -166,6 +166,7 @@ impl Layer for Network {
             let outputs = g
                 .scoped(&config.name, |g| self.nodes[layer].layer.call(g, &arguments))
                 .map_err(|e| e.in_layer(&config.name, &config.class_name))?;
+            g.note_layer(&config.name, &outputs);
             values.insert((layer, call), outputs);
         }
         self.results(&values)

@@ -32,6 +32,12 @@ impl std::fmt::Debug for PredictOptions<'_> {
 #[derive(Clone, Debug)]
 pub struct Inputs(Vec<Tensor>);
 
+impl Inputs {
+    pub(crate) fn into_vec(self) -> Vec<Tensor> {
+        self.0
+    }
+}
+
 impl From<Tensor> for Inputs {
     fn from(tensor: Tensor) -> Inputs {
         Inputs(vec![tensor])
@@ -126,7 +132,7 @@ impl LayersModel {
 }
 
 /// Rows `begin..end` of a tensor.
-fn rows(tensor: &Tensor, begin: usize, end: usize) -> Result<Tensor> {
+pub(crate) fn rows(tensor: &Tensor, begin: usize, end: usize) -> Result<Tensor> {
     let mut shape = tensor.dims().to_vec();
     let row: usize = shape.iter().skip(1).product();
     if let Some(first) = shape.first_mut() {

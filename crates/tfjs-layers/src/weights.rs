@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tfjs_graph::Constant;
-use tfjs_kernels::DType;
+use tfjs_kernels::{DType, Tensor};
 
 use crate::{Constraint, Dialect, Initializer, LayersError, Regularizer};
 
@@ -111,6 +111,30 @@ impl Params {
             let value = Constant::deferred(dtype.to_proto(), weight.shape.as_slice(), load);
             Arc::make_mut(weight).value = Some(value);
         }
+    }
+
+    /// The value of a weight; one that its initializer says is computed now and kept.
+    pub(crate) fn value(&self, id: WeightId) -> Result<Tensor, LayersError> {
+        let weight = self.get(id);
+        match &weight.value {
+            Some(value) => value
+                .tensor()
+                .map_err(|source| LayersError::WeightValue { weight: weight.keras.clone(), source }),
+            None => Err(LayersError::MissingWeights { names: vec![weight.keras.clone()] }),
+        }
+    }
+
+    /// Takes a value out, to be changed in place; [`Params::put`] brings it back.
+    pub(crate) fn take(&mut self, id: WeightId) -> Result<Tensor, LayersError> {
+        let value = self.value(id)?;
+        Arc::make_mut(&mut self.weights[id.0]).value = None;
+        Ok(value)
+    }
+
+    /// A value of the shape that the weight has.
+    pub(crate) fn put(&mut self, id: WeightId, value: Tensor) {
+        let data_type = value.dtype().to_proto();
+        Arc::make_mut(&mut self.weights[id.0]).value = Some(Constant::new(data_type, value));
     }
 
     /// Gives a weight its value.

@@ -4,8 +4,9 @@ use std::{
 };
 
 use serde::Serialize;
-use tfjs_graph::op::Profile;
+use tfjs_graph::{DType, TensorInfo, op::Profile};
 use tfjs_kernels::Tensor;
+use tfjs_layers::{Batch, LayersModel, Optimizer};
 
 use crate::{CliError, args::BenchArgs, load, random, show};
 
@@ -53,23 +54,47 @@ pub(crate) fn run(args: &BenchArgs) -> Result<String, CliError> {
     if args.json { show::json(&report) } else { Ok(as_text(&report)) }
 }
 
+/// What is measured: a run, or a step of training.
+type Turn<'t> = dyn FnMut(Option<&mut Profile>) -> Result<(), CliError> + 't;
+
 fn measure(args: &BenchArgs) -> Result<Report, CliError> {
     let start = Instant::now();
+    if let Some(samples) = args.train {
+        let mut model = load::layers(&args.model)?;
+        let batch = made_up_batch(&mut model, args, samples.get())?;
+        return measure_turns(args, start, &mut |profile| {
+            match profile {
+                Some(profile) => model.train_on_batch_profiled(&batch, profile)?,
+                None => model.train_on_batch(&batch)?,
+            };
+            Ok(())
+        });
+    }
     let model = load::model(&args.model)?;
     let inputs = load::inputs(&args.model, &model)?;
     let inputs = with_made_up(inputs, &model)?;
-    let run = || model.run(inputs.iter().map(|(name, tensor)| (name, tensor.clone())));
-    run()?;
+    measure_turns(args, start, &mut |profile| {
+        let inputs = inputs.iter().map(|(name, tensor)| (name, tensor.clone()));
+        match profile {
+            Some(profile) => model.run_profiled(inputs, profile)?,
+            None => model.run(inputs)?,
+        };
+        Ok(())
+    })
+}
+
+fn measure_turns(args: &BenchArgs, start: Instant, turn: &mut Turn<'_>) -> Result<Report, CliError> {
+    turn(None)?;
     let load_and_first_s = start.elapsed().as_secs_f64();
     for _ in 0..args.warmup {
-        run()?;
+        turn(None)?;
     }
     let mut times = Vec::new();
     let enough = Duration::from_secs_f64(args.seconds);
     let measuring = Instant::now();
     loop {
         let start = Instant::now();
-        run()?;
+        turn(None)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
         let done = match args.runs {
             Some(runs) => times.len() >= runs.get(),
@@ -83,7 +108,7 @@ fn measure(args: &BenchArgs) -> Result<Report, CliError> {
         let mut profile = Profile::default();
         let runs = times.len().min(50);
         for _ in 0..runs {
-            model.run_profiled(inputs.iter().map(|(name, tensor)| (name, tensor.clone())), &mut profile)?;
+            turn(Some(&mut profile))?;
         }
         Some(costs(&profile, runs))
     } else {
@@ -104,6 +129,30 @@ fn measure(args: &BenchArgs) -> Result<Report, CliError> {
     })
 }
 
+/// Samples and labels of the shapes that the model takes and gives; the model compiled for them.
+fn made_up_batch(model: &mut LayersModel, args: &BenchArgs, samples: usize) -> Result<Batch, CliError> {
+    let optimizer = Optimizer::from_config(&args.optimizer.as_str().into(), model.dialect())?;
+    model.compile(optimizer, args.loss.as_str(), [""; 0])?;
+    let mut x = Vec::new();
+    for (seed, info) in (0..).zip(model.compiled()?.inputs()) {
+        x.push(random::tensor(info, samples, seed)?);
+    }
+    let names = model.input_names();
+    let outputs = model.run(names.iter().zip(x.iter().cloned()))?;
+    let mut y = Vec::new();
+    for (seed, (_, output)) in (100..).zip(outputs.iter()) {
+        // Losses of classes take their numbers, one for each row of the output.
+        let (dtype, rank) = match args.loss.starts_with("sparse") {
+            true => (DType::Int32, output.rank() - 1),
+            false => (DType::Float32, output.rank()),
+        };
+        let shape = Some(output.dims()[..rank].iter().map(|&d| Some(d)).collect());
+        let info = TensorInfo { key: "labels".to_owned(), name: String::new(), dtype: Some(dtype), shape };
+        y.push(Some(random::tensor(&info, samples, seed)?));
+    }
+    Ok(Batch { x, y, sample_weight: Vec::new() })
+}
+
 /// The inputs given, and made-up ones for the others.
 fn with_made_up(
     mut inputs: Vec<(String, Tensor)>,
@@ -113,7 +162,7 @@ fn with_made_up(
     for (seed, info) in (0..).zip(model.inputs()) {
         let given = inputs.iter().any(|(name, _)| *name == info.key || bare(name) == bare(&info.name));
         if !given {
-            inputs.push((info.key.clone(), random::tensor(info, seed)?));
+            inputs.push((info.key.clone(), random::tensor(info, 1, seed)?));
         }
     }
     Ok(inputs)

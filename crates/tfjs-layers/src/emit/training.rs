@@ -4,7 +4,7 @@ use tfjs_graph::{Constant, Port, builder::attr};
 use tfjs_kernels::{DType, Tensor};
 
 use super::{Dim, Emit, Result};
-use crate::{LayersError, Weight, WeightId};
+use crate::{LayersError, Sym, Weight, WeightId};
 
 /// What layers say besides their outputs while a model with fed weights is written.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Fed {
     pub(crate) weights: Vec<(WeightId, Port)>,
     /// What weights become after the step.
     pub(crate) updates: Vec<(WeightId, Port)>,
+    /// Outputs of layers, in the order of their calls.
+    pub(crate) layers: Vec<(String, Port)>,
     /// Scalars that layers add to the loss.
     pub(crate) losses: Vec<Port>,
     /// A weight that was asked for where it cannot be fed.
@@ -47,6 +49,7 @@ impl Emit {
             draws: 0,
             weights: Vec::new(),
             updates: Vec::new(),
+            layers: Vec::new(),
             losses: Vec::new(),
             unreachable: None,
         };
@@ -85,6 +88,16 @@ impl Emit {
         }
     }
 
+    /// Takes note of what a layer gives, for finding the one that fails.
+    pub(crate) fn note_layer(&mut self, name: &str, outputs: &[Sym]) {
+        // What lies inside a loop cannot be asked for.
+        if self.loops == 0
+            && let Some(fed) = &mut self.fed
+        {
+            fed.layers.extend(outputs.iter().map(|s| (name.to_owned(), s.port)));
+        }
+    }
+
     /// The input that a weight is, where weights are fed.
     pub(super) fn fed_weight(&mut self, id: WeightId, weight: &Weight) -> Option<Port> {
         let fed = self.fed.as_mut().filter(|_| !weight.frozen)?;
@@ -109,7 +122,8 @@ impl Emit {
         }
     }
 
-    /// Numbers from `[0, 1)`; see [`Emit::random`].
+    /// Numbers from `[0, 1)`, new in every run. In training they follow from the seed, the place in the model and the number of
+    /// the step alone: a training that is taken up again draws what it would have drawn. They are not Keras's numbers.
     ///
     /// # Errors
     /// When they are too many.
@@ -117,7 +131,7 @@ impl Emit {
         self.random("RandomUniform", "StatelessRandomUniform", dims, seed)
     }
 
-    /// Numbers from the normal distribution; see [`Emit::random`].
+    /// Numbers from the normal distribution, drawn as [`Emit::random_uniform`] does.
     ///
     /// # Errors
     /// When they are too many.
@@ -125,7 +139,7 @@ impl Emit {
         self.random("RandomStandardNormal", "StatelessRandomNormal", dims, seed)
     }
 
-    /// Numbers from the normal distribution cut off at two deviations; see [`Emit::random`].
+    /// Numbers from the normal distribution cut off at two deviations, drawn as [`Emit::random_uniform`] does.
     ///
     /// # Errors
     /// When they are too many.

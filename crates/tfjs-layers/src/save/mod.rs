@@ -17,14 +17,14 @@ mod topology;
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tfjs_format::{
     DEFAULT_SHARD_SIZE, DType, ModelFormat, ModelJson, QuantizeTo, ShardOptions, Topology, WeightGroup,
     io::{DirectorySink, ModelSink},
 };
 use tfjs_graph::{Constant, WeightFile, write_group};
 
-use crate::{Dialect, LayersError, LayersModel};
+use crate::{Dialect, LayersError, LayersModel, StoredWeight, optimizers::StateNames};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -121,6 +121,14 @@ impl fmt::Display for SaveWarning {
     }
 }
 
+/// What files hold for training to go on.
+#[derive(Default)]
+struct TrainedState {
+    /// `trainingConfig`
+    config: Option<Value>,
+    weights: Vec<StoredWeight>,
+}
+
 impl LayersModel {
     /// Writes the model for TensorFlow.js into a directory: `model.json` and weight files, all or nothing.
     ///
@@ -173,9 +181,14 @@ impl LayersModel {
         if !options.split_weights_by_layer {
             groups = vec![groups.into_iter().flatten().collect()];
         }
-        if options.include_optimizer && !self.optimizer_weights.is_empty() {
+        let trained = if options.include_optimizer {
+            self.trained_state(&mut report)?
+        } else {
+            TrainedState::default()
+        };
+        if !trained.weights.is_empty() {
             let mut group = Vec::new();
-            for stored in &self.optimizer_weights {
+            for stored in &trained.weights {
                 let mut weight = WeightFile::new(&stored.name, &stored.value, None)?;
                 total += weight.bytes()?;
                 weight.spec_mut().extra.insert("group".to_owned(), "optimizer".into());
@@ -203,10 +216,7 @@ impl LayersModel {
             generated_by: Some(options.generated_by.clone().unwrap_or_else(|| self.generator())),
             converted_by: options.converted_by.clone(),
             topology: Topology::Layers(self.written_topology(&draft)),
-            training_config: self
-                .training_config
-                .clone()
-                .filter(|_| self.trained_in_tfjs() && options.include_optimizer),
+            training_config: trained.config,
             user_defined_metadata: self.written_metadata(options),
             weights_manifest: manifest,
             ..ModelJson::default()
@@ -221,9 +231,22 @@ impl LayersModel {
         (!metadata.is_empty()).then_some(metadata)
     }
 
-    /// Whether `training_config` is in TF.js's form, which alone TF.js can read.
-    fn trained_in_tfjs(&self) -> bool {
-        self.dialect == Dialect::Tfjs
+    /// How training can go on: in TF.js's form if it has one, else in that of the model's Keras, which is also that of
+    /// `training_config` in the topology.
+    fn trained_state(&self, report: &mut SaveReport) -> Result<TrainedState> {
+        let Some(training) = self.training.as_deref() else {
+            let config = self.training_config.clone().filter(|_| self.training_dialect == Dialect::Tfjs);
+            return Ok(TrainedState { config, weights: self.optimizer_weights.clone() });
+        };
+        match training.for_tfjs() {
+            Ok((config, optimizer)) => {
+                Ok(TrainedState { config: Some(config), weights: optimizer.state(StateNames::Variables)? })
+            }
+            Err(error) => {
+                report.notes.push(format!("TensorFlow.js cannot continue this training: {error}"));
+                Ok(TrainedState { config: None, weights: training.optimizer.state(StateNames::Variables)? })
+            }
+        }
     }
 
     fn generator(&self) -> String {
@@ -252,8 +275,8 @@ impl LayersModel {
             self.backend.as_deref().map(|b| if b == "theano" || b == "cntk" { "tensorflow" } else { b });
         topology.extend(backend.map(|b| ("backend".to_owned(), b.into())));
         topology.insert("model_config".to_owned(), topology::model(draft));
-        if let Some(training) = self.training_config.as_ref().filter(|_| !self.trained_in_tfjs()) {
-            topology.insert("training_config".to_owned(), json!(training));
+        if let Some(training) = self.written_training_config() {
+            topology.insert("training_config".to_owned(), training);
         }
         topology.into()
     }
