@@ -162,7 +162,8 @@ trait Reduce: Copy + Default + Send + Sync {
 struct Max;
 
 impl Reduce for Max {
-    const START: f32 = f32::NEG_INFINITY;
+    // As TensorFlow: a window of −∞ gives the lowest finite number.
+    const START: f32 = f32::MIN;
     #[inline(always)]
     fn add<S: Simd>(self, s: S, sum: S::F32, x: S::F32) -> S::F32 {
         // `max` gives its second operand when either is NaN.
@@ -286,7 +287,7 @@ mod tests {
                     let shape = spec.output_shape(x.dims()).unwrap();
                     let a = spec.geometry(x.dims()).unwrap().axes;
                     let (mut max, mut mean) =
-                        (vec![f64::NEG_INFINITY; shape.elements()], vec![0.0; shape.elements()]);
+                        (vec![f64::from(f32::MIN); shape.elements()], vec![0.0; shape.elements()]);
                     for i in 0..shape.elements() {
                         let (c, ow) = (i % channels, i / channels % shape[2]);
                         let (oh, b) =
@@ -369,7 +370,7 @@ mod tests {
             }
         }
         let low = Tensor::new([1, 2, 2, 1], vec![f32::NEG_INFINITY; 4]).unwrap();
-        assert_eq!(max_pool2d(&low, &spec).unwrap().data::<f32>().unwrap(), [f32::NEG_INFINITY]);
+        assert_eq!(max_pool2d(&low, &spec).unwrap().data::<f32>().unwrap(), [f32::MIN]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tfjs_kernels::{
 
 use super::{
     arithmetic::channels_first,
-    infer::{choice, count, dims, dtype, fact, ints, shape_from, unsupported},
+    infer::{choice, count, dims, dtype, fact, ints, shape_from},
 };
 use crate::{
     Fact, Op, OpError,
@@ -248,11 +248,9 @@ fn broadcast_axes(a: &[i32], b: &[i32]) -> Result<[Vec<i32>; 2]> {
 
 /// Inputs: logits by step, indices of the labels, labels, numbers of steps.
 fn ctc(b: &Build<'_>, blank_first: bool) -> Boxed {
-    if !b.attrs.bool_or("ctc_merge_repeated", true)? {
-        return Err(unsupported("ctc_merge_repeated", false, "true"));
-    }
     let options = Ctc {
         blank_first,
+        merge_repeated: b.attrs.bool_or("ctc_merge_repeated", true)?,
         collapse_repeated: b.attrs.bool_or("preprocess_collapse_repeated", false)?,
         ignore_longer: b.attrs.bool_or("ignore_longer_outputs_than_inputs", false)?,
     };

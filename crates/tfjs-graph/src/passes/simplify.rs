@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use tfjs_kernels::Tensor;
 
 use super::{Patch, View, has_frames, rewrite};
@@ -53,6 +55,18 @@ fn bypass(graph: &mut Graph, frames: bool) -> usize {
 /// Drops control inputs on nodes that have no effect, following no-ops to those that have.
 fn drop_controls(graph: &mut Graph) -> usize {
     let mut changes = 0;
+    // A constant waits for nobody: whoever uses it waits instead.
+    let waiting: HashMap<NodeId, Vec<NodeId>> = graph
+        .iter()
+        .filter(|(_, n)| n.value.is_some() && !n.controls.is_empty())
+        .map(|(id, n)| (id, n.controls.clone()))
+        .collect();
+    for id in graph.ids().into_iter().filter(|_| !waiting.is_empty()) {
+        let node = graph.node_mut(id);
+        let inherited: Vec<NodeId> =
+            node.inputs.iter().filter_map(|p| waiting.get(&p.node)).flatten().copied().collect();
+        node.controls.extend(inherited);
+    }
     for id in graph.ids() {
         if graph.node(id).controls.is_empty() {
             continue;

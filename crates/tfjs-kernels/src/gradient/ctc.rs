@@ -6,6 +6,8 @@ use crate::{KernelError, Result, Tensor, normalize, par};
 pub struct Ctc {
     /// The blank is class 0; otherwise the last one.
     pub blank_first: bool,
+    /// A class that goes on for several steps is one label; otherwise only blanks go on.
+    pub merge_repeated: bool,
     /// Repeated labels are made one before anything else.
     pub collapse_repeated: bool,
     /// Sequences with more labels than steps have no loss; otherwise they are an error.
@@ -77,7 +79,7 @@ pub fn ctc_loss(
         let b = r.start;
         let length = usize::try_from(lengths.data()[b]).unwrap_or(0);
         let rows: Vec<&[f32]> = (0..length).map(|t| &log[(t * batch + b) * classes..][..classes]).collect();
-        one(&rows, &labels[b], blank)
+        one(&rows, &labels[b], blank, ctc.merge_repeated)
     });
     let mut loss = Vec::with_capacity(batch);
     let mut gradient = vec![0f32; steps * batch * classes];
@@ -91,7 +93,7 @@ pub fn ctc_loss(
 }
 
 /// The loss of a sequence, and its gradient step by step. `log`: the logarithms of the probabilities of each step.
-fn one(log: &[&[f32]], labels: &[usize], blank: usize) -> (f32, Vec<f32>) {
+fn one(log: &[&[f32]], labels: &[usize], blank: usize, merge: bool) -> (f32, Vec<f32>) {
     const NONE: f64 = f64::NEG_INFINITY;
     let classes = log.first().map_or(0, |row| row.len());
     // Blanks before, between and after the labels.
@@ -100,7 +102,8 @@ fn one(log: &[&[f32]], labels: &[usize], blank: usize) -> (f32, Vec<f32>) {
     if steps == 0 {
         return (0.0, Vec::new());
     }
-    let skips = |s: usize| s >= 2 && states[s] != blank && states[s] != states[s - 2];
+    let skips = |s: usize| s >= 2 && states[s] != blank && !(merge && states[s] == states[s - 2]);
+    let stays = |s: usize| merge || states[s] == blank;
     let at = |t: usize, s: usize| f64::from(log[t][states[s]]);
     // Logarithms of the probability to have come to a state, with its step.
     let mut forward = vec![NONE; steps * n];
@@ -110,7 +113,7 @@ fn one(log: &[&[f32]], labels: &[usize], blank: usize) -> (f32, Vec<f32>) {
     for t in 1..steps {
         let (before, now) = forward[(t - 1) * n..(t + 1) * n].split_at_mut(n);
         for s in 0..n {
-            let mut sum = before[s];
+            let mut sum = if stays(s) { before[s] } else { NONE };
             if s >= 1 {
                 sum = log_add(sum, before[s - 1]);
             }
@@ -143,7 +146,7 @@ fn one(log: &[&[f32]], labels: &[usize], blank: usize) -> (f32, Vec<f32>) {
         // In place: a state goes to itself and to later ones.
         let next: Vec<f64> = (0..n).map(|s| backward[s] + at(t, s)).collect();
         for s in 0..n {
-            let mut sum = next[s];
+            let mut sum = if stays(s) { next[s] } else { NONE };
             if s + 1 < n {
                 sum = log_add(sum, next[s + 1]);
             }

@@ -58,7 +58,7 @@ pub fn reduce_join(input: &Tensor, axes: &[i32], keep_dims: bool, separator: &[u
     } else {
         outer.clone()
     };
-    let perm: Vec<usize> = kept.iter().chain(&order).copied().collect();
+    let perm: Vec<usize> = kept.iter().chain(order.iter().rev()).copied().collect();
     let count: usize = order.iter().map(|&d| dims[d]).product();
     let moved = linalg::permuted(input, &perm);
     let strings = (0..outer.checked_len()?)

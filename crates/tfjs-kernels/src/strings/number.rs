@@ -46,6 +46,15 @@ impl NumberFormat {
         self.place(&digits, x.is_sign_negative() && !(x.is_nan()), x.is_finite())
     }
 
+    /// Adds spaces to a string.
+    fn pad(&self, text: &[u8]) -> TfString {
+        let gap = vec![b' '; self.width.saturating_sub(text.len())];
+        match self.fill {
+            Some(b'-') => [text, &gap].concat().into(),
+            _ => [&gap, text].concat().into(),
+        }
+    }
+
     /// Adds sign and padding.
     fn place(&self, digits: &str, negative: bool, zeros: bool) -> String {
         let sign = match (negative, self.fill) {
@@ -125,7 +134,7 @@ pub fn as_string(input: &Tensor, format: &NumberFormat) -> Result<Tensor> {
             .map(|&x| format.place(&x.unsigned_abs().to_string(), x < 0, true).into())
             .collect(),
         Tensor::Bool(t) => t.data().iter().map(|&x| if x { "true".into() } else { "false".into() }).collect(),
-        Tensor::Str(t) => t.data().to_vec(),
+        Tensor::Str(t) => t.data().iter().map(|s| format.pad(s)).collect(),
     };
     Tensor::new(input.shape(), strings)
 }
@@ -148,7 +157,7 @@ pub fn string_to_number(input: &Tensor, dtype: DType) -> Result<Tensor> {
     };
     match dtype {
         DType::Float32 => {
-            let parse = |s| text(s).and_then(|t| t.parse::<f32>().ok()).ok_or_else(|| wrong(s));
+            let parse = |s| text(s).and_then(|t| float(&t)).ok_or_else(|| wrong(s));
             Tensor::new(input.shape(), input.data().iter().map(parse).collect::<Result<Vec<f32>>>()?)
         }
         DType::Int32 => {
@@ -156,6 +165,20 @@ pub fn string_to_number(input: &Tensor, dtype: DType) -> Result<Tensor> {
             Tensor::new(input.shape(), input.data().iter().map(parse).collect::<Result<Vec<i32>>>()?)
         }
         other => Err(KernelError::DType { what: "the output", got: other, expected: "float32 or int32" }),
+    }
+}
+
+/// A decimal number, or a whole one in hexadecimal.
+fn float(text: &str) -> Option<f32> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            u64::from_str_radix(hex, 16).ok().map(|n| sign * n as f32)
+        }
+        _ => text.parse().ok(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! RE2 expressions on the `regex` crate: `StaticRegexReplace`, `RegexReplace`, `RegexFullMatch`.
-use regex::bytes::{Captures, Regex, Replacer};
+use regex::bytes::{Captures, Regex};
 
 use crate::{KernelError, Result, Tensor, TfString};
 
@@ -40,8 +40,19 @@ impl Pattern {
             return Ok(input);
         }
         super::map(input, |s| {
-            let out = self.regex.replacen(s, usize::from(!global), rewrite);
-            Ok(TfString::from(out.into_owned()))
+            let mut out = Vec::with_capacity(s.len());
+            let mut rest = 0;
+            for captures in self.regex.captures_iter(s).filter(|c| !splits_character(s, c)) {
+                let whole = captures.get_match();
+                out.extend_from_slice(&s[rest..whole.start()]);
+                rewrite.append(&captures, &mut out);
+                rest = whole.end();
+                if !global {
+                    break;
+                }
+            }
+            out.extend_from_slice(&s[rest..]);
+            Ok(TfString::from(out))
         })
     }
 
@@ -101,8 +112,22 @@ impl Rewrite {
     }
 }
 
-impl Replacer for &Rewrite {
-    fn replace_append(&mut self, captures: &Captures<'_>, out: &mut Vec<u8>) {
+/// Whether nothing is matched within a character; RE2 steps over whole ones.
+fn splits_character(text: &[u8], captures: &Captures<'_>) -> bool {
+    let found = captures.get_match();
+    let continues = |b: &u8| (0x80..0xc0).contains(b);
+    if !found.is_empty() || !text.get(found.start()).is_some_and(continues) {
+        return false;
+    }
+    let first = text[..found.start()].iter().rposition(|b| !continues(b)).unwrap_or(0);
+    text[first..]
+        .utf8_chunks()
+        .next()
+        .is_some_and(|c| c.valid().chars().next().is_some_and(|c| first + c.len_utf8() > found.start()))
+}
+
+impl Rewrite {
+    fn append(&self, captures: &Captures<'_>, out: &mut Vec<u8>) {
         for part in &self.parts {
             match *part {
                 Part::Literal(b) => out.push(b),
