@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 use tfjs_convert::{ConvertOptions, InputFormat, convert};
-use tfjs_graph::{GraphModel, Tensor};
+use tfjs_graph::{GraphModel, Registry, Tensor, passes};
 use tfjs_kernels::TfString;
 
 fn models() -> PathBuf {
@@ -83,6 +83,24 @@ fn convert_and_run_all() {
     }
     assert!(count > 10);
     assert!(failures.is_empty(), "{} of {count} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn loops_of_recurrent_layers_are_run_as_one_op_each() {
+    for (name, loops) in [("lstm", 2), ("bidirectional_gru", 3)] {
+        let output = tempfile::tempdir().unwrap();
+        let options = ConvertOptions {
+            input: models().join(name).join("saved_model").to_str().unwrap().to_owned(),
+            output: output.path().to_path_buf(),
+            ..ConvertOptions::default()
+        };
+        let summary = convert(&options, &mut |_| {}).unwrap();
+        let mut graph = GraphModel::open(&summary.model).unwrap().graph().clone();
+        let registry = Registry::default();
+        passes::fold_constants(&mut graph, &registry).unwrap();
+        assert_eq!(passes::fuse_recurrent_loops(&mut graph, &registry).unwrap(), loops, "{name}");
+        assert!(!graph.iter().any(|(_, node)| node.op.ends_with("While")), "{name}");
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

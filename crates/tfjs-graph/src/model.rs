@@ -619,6 +619,7 @@ fn tensors(names: &[String], results: Vec<Option<Value>>) -> Result<Vec<Tensor>,
 fn optimize(graph: &mut Graph, registry: &Registry) -> Result<(), GraphError> {
     passes::prune(graph);
     passes::fold_constants(graph, registry)?;
+    passes::fuse_recurrent_loops(graph, registry)?;
     passes::everywhere(graph, &mut |g| {
         passes::simplify(g)
             + passes::sink_squeezes(g)

@@ -11,6 +11,7 @@ mod fold;
 mod fuse;
 mod prelu;
 mod prune;
+mod recurrent;
 mod simplify;
 mod squeeze;
 
@@ -27,6 +28,7 @@ pub use self::{
     fuse::{FuseTarget, fuse_activations, fuse_prelu},
     prelu::recognize_prelu,
     prune::prune,
+    recurrent::fuse_recurrent_loops,
     simplify::simplify,
     squeeze::sink_squeezes,
 };

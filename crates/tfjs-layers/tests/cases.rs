@@ -93,16 +93,21 @@ fn round_trip(case: &Value, lower: bool) -> Result<(), String> {
     check(&again, case)
 }
 
-/// The graph that is written to files, node by node as it stands.
+/// The graph that is written to files, node by node as it stands, and after the passes of a loader.
 fn exported(case: &Value) -> Result<(), String> {
     let model = load(case)?;
     let emitted = model.to_graph().map_err(|e| chain(&e))?;
     let foreign = emitted.graph.iter().find(|(_, node)| node.op.starts_with("_Sequence"));
     assert!(foreign.is_none(), "ops of this runtime are no part of a file");
-    let options = ModelOptions { optimize: false, ..ModelOptions::default() };
-    let graph = GraphModel::from_graph(emitted.graph, options).with_initializer(emitted.initializer);
-    let outputs = graph.run(inputs(&model, case)).map_err(|e| chain(&e))?;
-    compare(outputs.into_tensors(), case)
+    // With `optimize` loops of recurrent layers are recognised.
+    for optimize in [false, true] {
+        let options = ModelOptions { optimize, ..ModelOptions::default() };
+        let graph = GraphModel::from_graph(emitted.graph.clone(), options);
+        let graph = graph.with_initializer(emitted.initializer.clone());
+        let outputs = graph.run(inputs(&model, case)).map_err(|e| chain(&e))?;
+        compare(outputs.into_tensors(), case)?;
+    }
+    Ok(())
 }
 
 fn inputs(model: &LayersModel, case: &Value) -> Vec<(String, Tensor)> {
