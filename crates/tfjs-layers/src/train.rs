@@ -234,6 +234,11 @@ impl LayersModel {
     ) -> Result<()> {
         let outputs = self.run_step(batch, true, profile)?;
         let training = self.training.as_deref_mut().ok_or(LayersError::NotCompiled)?;
+        // A weight may be trained and replaced by its layer, as spectral normalisation does: its gradient is that of what
+        // replaces it.
+        for (id, value) in outputs.updates {
+            self.params.put(id, value);
+        }
         // The optimizer works in place: while it does, the model does not hold the weights.
         let mut weights = Vec::with_capacity(training.trainable.len());
         for &id in &training.trainable {
@@ -247,9 +252,6 @@ impl LayersModel {
             self.params.put(id, weight);
         }
         result?;
-        for (id, value) in outputs.updates {
-            self.params.put(id, value);
-        }
         training.states = outputs.states;
         training.bad_layer = outputs.bad_layer.or(training.bad_layer.take());
         training.steps += 1;

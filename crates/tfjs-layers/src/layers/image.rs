@@ -1,11 +1,13 @@
 //! Layers for images: resizing, cropping, contrast; and augmentation, which does nothing outside training.
 
+mod augment;
 mod clahe;
 
 use serde_json::Value;
 use tfjs_graph::{Fact, Port, builder::attr};
 use tfjs_kernels::DType;
 
+use self::augment::Augment;
 use super::{
     resample::{self, Method, Size},
     spatial,
@@ -31,7 +33,7 @@ pub(super) const LAYERS: &[LayerDef] = &[
         c.known(&["seed"]);
         if c.dialect == Dialect::Keras3 {
             c.known(&["height", "width"]);
-            return augmentation(c);
+            return augmentation(c, "RandomCrop");
         }
         Ok(Box::new(Crop {
             height: c.usize("height")?,
@@ -48,34 +50,34 @@ pub(super) const LAYERS: &[LayerDef] = &[
     LayerDef::new("ContrastLimitedAdaptiveHistogramEqualization", clahe::new),
     LayerDef::new("CLAHE", clahe::new),
     LayerDef::new("Pipeline", pipeline),
-    LayerDef::new("AugMix", float_augmentation),
-    LayerDef::new("CutMix", float_augmentation),
-    LayerDef::new("Equalization", augmentation),
-    LayerDef::new("MaxNumBoundingBoxes", augmentation),
-    LayerDef::new("MixUp", augmentation),
-    LayerDef::new("RandAugment", float_augmentation),
-    LayerDef::new("RandomBrightness", augmentation),
-    LayerDef::new("RandomColorDegeneration", augmentation),
-    LayerDef::new("RandomColorJitter", augmentation),
-    LayerDef::new("RandomContrast", augmentation),
-    LayerDef::new("RandomElasticTransform", float_augmentation),
-    LayerDef::new("RandomErasing", float_augmentation),
-    LayerDef::new("RandomFlip", float_augmentation),
-    LayerDef::new("RandomGaussianBlur", float_augmentation),
-    LayerDef::new("RandomGrayscale", augmentation),
-    LayerDef::new("RandomHeight", augmentation),
-    LayerDef::new("RandomHue", augmentation),
-    LayerDef::new("RandomInvert", augmentation),
-    LayerDef::new("RandomPerspective", float_augmentation),
-    LayerDef::new("RandomPosterization", augmentation),
-    LayerDef::new("RandomRotation", float_augmentation),
-    LayerDef::new("RandomSaturation", augmentation),
-    LayerDef::new("RandomSharpness", float_augmentation),
-    LayerDef::new("RandomShear", float_augmentation),
-    LayerDef::new("RandomTranslation", float_augmentation),
-    LayerDef::new("RandomWidth", augmentation),
-    LayerDef::new("RandomZoom", float_augmentation),
-    LayerDef::new("Solarization", float_augmentation),
+    LayerDef::new("AugMix", |c| float_augmentation(c, "AugMix")),
+    LayerDef::new("CutMix", |c| float_augmentation(c, "CutMix")),
+    LayerDef::new("Equalization", |c| augmentation(c, "Equalization")),
+    LayerDef::new("MaxNumBoundingBoxes", |c| augmentation(c, "MaxNumBoundingBoxes")),
+    LayerDef::new("MixUp", |c| augmentation(c, "MixUp")),
+    LayerDef::new("RandAugment", |c| float_augmentation(c, "RandAugment")),
+    LayerDef::new("RandomBrightness", |c| augmentation(c, "RandomBrightness")),
+    LayerDef::new("RandomColorDegeneration", |c| augmentation(c, "RandomColorDegeneration")),
+    LayerDef::new("RandomColorJitter", |c| augmentation(c, "RandomColorJitter")),
+    LayerDef::new("RandomContrast", |c| augmentation(c, "RandomContrast")),
+    LayerDef::new("RandomElasticTransform", |c| float_augmentation(c, "RandomElasticTransform")),
+    LayerDef::new("RandomErasing", |c| float_augmentation(c, "RandomErasing")),
+    LayerDef::new("RandomFlip", |c| float_augmentation(c, "RandomFlip")),
+    LayerDef::new("RandomGaussianBlur", |c| float_augmentation(c, "RandomGaussianBlur")),
+    LayerDef::new("RandomGrayscale", |c| augmentation(c, "RandomGrayscale")),
+    LayerDef::new("RandomHeight", |c| augmentation(c, "RandomHeight")),
+    LayerDef::new("RandomHue", |c| augmentation(c, "RandomHue")),
+    LayerDef::new("RandomInvert", |c| augmentation(c, "RandomInvert")),
+    LayerDef::new("RandomPerspective", |c| float_augmentation(c, "RandomPerspective")),
+    LayerDef::new("RandomPosterization", |c| augmentation(c, "RandomPosterization")),
+    LayerDef::new("RandomRotation", |c| float_augmentation(c, "RandomRotation")),
+    LayerDef::new("RandomSaturation", |c| augmentation(c, "RandomSaturation")),
+    LayerDef::new("RandomSharpness", |c| float_augmentation(c, "RandomSharpness")),
+    LayerDef::new("RandomShear", |c| float_augmentation(c, "RandomShear")),
+    LayerDef::new("RandomTranslation", |c| float_augmentation(c, "RandomTranslation")),
+    LayerDef::new("RandomWidth", |c| augmentation(c, "RandomWidth")),
+    LayerDef::new("RandomZoom", |c| float_augmentation(c, "RandomZoom")),
+    LayerDef::new("Solarization", |c| float_augmentation(c, "Solarization")),
 ];
 
 /// Keys of augmentation layers: what training would do.
@@ -112,25 +114,48 @@ const AUGMENTATION: &[&str] = &[
 ];
 
 /// One that makes whole numbers float.
-fn float_augmentation(c: &Config<'_>) -> Result<Box<dyn Layer>> {
+fn float_augmentation(c: &Config<'_>, class: &'static str) -> Result<Box<dyn Layer>> {
     c.known(AUGMENTATION);
-    Ok(Box::new(Augmentation { float: true }))
+    Ok(Box::new(Augmentation { class, float: true, augment: Augment::new(c, class)? }))
+}
+
+/// The error of a layer whose random changes cannot be made here.
+fn untrainable(class: &str) -> LayersError {
+    LayersError::Inputs(format!(
+        "what `{class}` does in training is not there yet: change the images before they are given to the model, and take the layer out"
+    ))
 }
 
 /// A layer that changes images only while training.
-fn augmentation(c: &Config<'_>) -> Result<Box<dyn Layer>> {
+fn augmentation(c: &Config<'_>, class: &'static str) -> Result<Box<dyn Layer>> {
     c.known(AUGMENTATION);
     // Keras 2 turns numbers into floats in any case.
-    Ok(Box::new(Augmentation { float: c.dialect != Dialect::Keras3 }))
+    Ok(Box::new(Augmentation {
+        class,
+        float: c.dialect != Dialect::Keras3,
+        augment: Augment::new(c, class)?,
+    }))
 }
 
 #[derive(Debug)]
 struct Augmentation {
+    class: &'static str,
+    /// It makes whole numbers float.
     float: bool,
+    /// What it does in training, if that can be done here.
+    augment: Option<Augment>,
 }
 
 impl Layer for Augmentation {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        if g.training() && call.training(g) {
+            match &self.augment {
+                Some(augment) => return Ok(vec![augment.emit(g, call.one()?.port)?.into()]),
+                // These change no pictures, or always do the same.
+                None if matches!(self.class, "MaxNumBoundingBoxes") => {}
+                None => return Err(untrainable(self.class)),
+            }
+        }
         let mut out = Vec::new();
         for s in &call.inputs {
             let number = matches!(g.dtype(s.port), DType::Int32 | DType::Bool);
@@ -287,6 +312,9 @@ struct Crop {
 
 impl Layer for Crop {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        if self.whole && g.training() && call.training(g) {
+            return Err(untrainable("RandomCrop"));
+        }
         let y = on_images(g, call.one()?.port, self.channels_last, |g, x| {
             let x = g.cast(x, DType::Float32)?;
             let target = [self.height, self.width];

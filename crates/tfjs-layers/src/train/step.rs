@@ -162,7 +162,10 @@ impl Step {
                 .trainable
                 .iter()
                 .enumerate()
-                .filter_map(|(i, id)| Some((i, fed.weights.iter().find(|(other, _)| other == id)?.1)))
+                .filter_map(|(i, id)| {
+                    let now = fed.updates.iter().chain(&fed.weights).find(|(other, _)| other == id)?;
+                    Some((i, now.1))
+                })
                 .collect();
             let wrt: Vec<Port> = ids.iter().map(|(_, port)| *port).collect();
             let scale = scaled.then(|| g.builder().placeholder(LOSS_SCALE, DType::Float32, &[]));
