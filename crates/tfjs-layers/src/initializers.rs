@@ -369,6 +369,31 @@ mod tests {
     }
 
     #[test]
+    fn every_random_initializer_has_the_moments_and_bounds_of_keras() {
+        // Keras 3.15, kernels of [300, 500]: mean, deviation, and where the distribution ends.
+        use serde_json::json;
+        let wide = f32::INFINITY;
+        let scaled = |scale: f64, mode: &str, distribution: &str| json!({"scale": scale, "mode": mode, "distribution": distribution});
+        for (name, config, mean, spread, end) in [
+            ("RandomNormal", json!({"mean": 0.5, "stddev": 0.2}), 0.5, 0.2, wide),
+            ("TruncatedNormal", json!({"mean": -0.25, "stddev": 0.1}), -0.25, 0.087_98, 0.2),
+            ("RandomUniform", json!({"minval": -1, "maxval": 3}), 1.0, 1.1547, 2.0),
+            ("VarianceScaling", scaled(2.0, "fan_out", "uniform"), 0.0, 0.063_25, 0.109_545),
+            ("VarianceScaling", scaled(2.0, "fan_avg", "untruncated_normal"), 0.0, 0.070_71, wide),
+            ("VarianceScaling", scaled(0.5, "fan_in", "truncated_normal"), 0.0, 0.040_82, 0.092_83),
+            ("LecunNormal", Value::Null, 0.0, 0.057_74, 0.131_28),
+            ("HeNormal", Value::Null, 0.0, 0.081_65, 0.185_65),
+            ("GlorotNormal", Value::Null, 0.0, 0.05, 0.113_69),
+        ] {
+            let x = values(name, config, &[300, 500]);
+            let got = x.iter().sum::<f32>() / x.len() as f32;
+            assert!((got - mean).abs() < 0.01 * spread, "{name}: {got}");
+            assert!((deviation(&x) - spread).abs() < 0.01 * spread, "{name}: {}", deviation(&x));
+            assert!(x.iter().all(|v| (v - mean).abs() <= end * 1.000_1), "{name}");
+        }
+    }
+
+    #[test]
     fn orthogonal_rows_have_the_length_of_the_gain() {
         let x = values("Orthogonal", serde_json::json!({"gain": 2.0}), &[4, 7]);
         for i in 0..4 {
