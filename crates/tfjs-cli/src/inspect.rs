@@ -179,6 +179,8 @@ pub(crate) fn detect(location: &str) -> Result<Kind, CliError> {
             InputFormat::TfSavedModel
         } else if has("export.meta") {
             InputFormat::TfSessionBundle
+        } else if has("config.json") && !has("model.json") {
+            return Ok(Kind::Keras(InputFormat::KerasKeras));
         } else {
             return Ok(Kind::Tfjs);
         };
@@ -189,7 +191,7 @@ pub(crate) fn detect(location: &str) -> Result<Kind, CliError> {
     File::open(path).map_err(failed)?.take(64).read_to_end(&mut start).map_err(failed)?;
     let text = start.iter().copied().find(|b| !b.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(b));
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(if start.starts_with(b"\x89HDF\r\n\x1a\n") {
+    Ok(if start.starts_with(b"\x89HDF\r\n\x1a\n") || name.ends_with(".weights.json") {
         Kind::Keras(InputFormat::Keras)
     } else if start.starts_with(b"PK\x03\x04") {
         Kind::Keras(InputFormat::KerasKeras)

@@ -157,6 +157,8 @@ impl InputFormat {
             InputFormat::KerasSavedModel
         } else if path.is_dir() && path.join("model.json").exists() {
             InputFormat::TfjsLayersModel
+        } else if path.join("config.json").exists() && !path.join("saved_model.pb").exists() {
+            InputFormat::KerasKeras
         } else if path.is_dir() {
             InputFormat::TfSavedModel
         } else {
@@ -164,6 +166,7 @@ impl InputFormat {
             let read = fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut start));
             match &start[..read.unwrap_or(0)] {
                 bytes if bytes.starts_with(b"PK\x03\x04") => InputFormat::KerasKeras,
+                [b'{', ..] if input.ends_with(".weights.json") => InputFormat::Keras,
                 [b'{', ..] => InputFormat::TfjsLayersModel,
                 _ if KerasFile::looks_like(path) => InputFormat::Keras,
                 bytes if !bytes.is_empty() => InputFormat::TfFrozenModel,

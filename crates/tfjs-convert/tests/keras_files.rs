@@ -106,9 +106,18 @@ fn archives_and_weights_of_the_new_layout() {
         "layers/sequential/layers/dense/vars/0",
         "layers/sequential/layers/dense/vars/1",
     ];
-    for name in ["keras3.keras", "keras3_folder.keras", "keras3.weights.h5"] {
+    let files = [
+        "keras3.keras",
+        "keras3_folder.keras",
+        "keras3_unzipped",
+        "keras3.weights.h5",
+        "keras3.weights.json",
+    ];
+    for name in files {
         let file = open(name);
-        assert_eq!(by_path(&file), paths, "{name}");
+        let mut found = by_path(&file);
+        found.sort_unstable(); // shards are in the order in which they were written
+        assert_eq!(found, paths, "{name}");
         assert_eq!(file.object_names["layers/dense"], "out", "{name}");
         assert_eq!(file.object_names["layers/sequential/layers/dense"], "deep", "{name}");
     }
@@ -125,6 +134,26 @@ fn archives_and_weights_of_the_new_layout() {
     assert_eq!(two.keras_version.as_deref(), Some("2.19.0"));
     assert_eq!(by_path(&two), paths);
     assert!(two.object_names.is_empty());
+}
+
+#[test]
+fn a_list_of_shards_leads_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("m.weights.json");
+    for (name, said) in
+        [("../m.h5", "never opened"), ("/etc/hosts", "never opened"), ("missing.h5", "missing.h5")]
+    {
+        let text = serde_json::json!({"metadata": {}, "weight_map": {"/layers/dense/vars": [name]}});
+        std::fs::write(&list, text.to_string()).unwrap();
+        let error = KerasFile::open(&list).unwrap_err();
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(e) = source {
+            text += &format!(": {e}");
+            source = e.source();
+        }
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 #[test]

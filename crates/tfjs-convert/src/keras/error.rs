@@ -109,6 +109,12 @@ pub enum KerasError {
         /// Attribute or archive member.
         place: String,
     },
+    /// A list of sharded weights that names what it must not.
+    #[error("in the list of its weights, {what}")]
+    Shards {
+        /// What is wrong.
+        what: String,
+    },
     /// The zip archive as a whole is broken.
     #[error("it is not a readable zip archive")]
     Zip(#[source] Box<dyn StdError + Send + Sync>),

@@ -53,15 +53,22 @@ const WEIGHTS: &str = "model.weights.h5";
 const WEIGHTS_NPZ: &str = "model.weights.npz";
 
 impl KerasFile {
-    /// Opens a file by what is in it, whatever its name says; a directory is a SavedModel of Keras 2.
+    /// Opens a file by what is in it, whatever its name says: `.h5`, `.keras`, or the list of sharded weights
+    /// (`.weights.json`). A directory is a SavedModel of Keras 2, or what a `.keras` archive would hold.
     ///
     /// # Errors
     /// [`ConvertError::Keras`] when it is not a Keras file or is broken, with the place.
     pub fn open(path: &Path) -> Result<KerasFile, ConvertError> {
         if path.is_dir() {
-            return super::saved_model::read(path);
+            let unzipped = super::folder::is_model(path);
+            return if unzipped { super::folder::read(path) } else { super::saved_model::read(path) };
         }
         let blob = Blob::open(path)?;
+        if blob.bytes().starts_with(b"{")
+            && let Some(map) = super::folder::shard_map(blob.bytes())
+        {
+            return super::folder::read_shards(&map, path);
+        }
         let file: Arc<Path> = path.into();
         read(blob, &file).map_err(|source| in_file(&file, source))
     }
@@ -309,7 +316,7 @@ fn weight(h5: &H5File, dataset: &str, name: &str, path: &Arc<Path>) -> Result<St
 
 /// The layout of `.weights.h5`: `<path of an object>/vars/<index>`.
 #[derive(Default)]
-struct ByPath {
+pub(super) struct ByPath {
     weights: Vec<StoredWeight>,
     optimizer: Vec<StoredWeight>,
     metrics: Vec<StoredWeight>,
@@ -318,7 +325,7 @@ struct ByPath {
 
 impl ByPath {
     /// Everything in `tree`, which is all of the file.
-    fn read(h5: &H5File, tree: &[(String, Kind)], path: &Arc<Path>) -> Result<ByPath, KerasError> {
+    pub(super) fn read(h5: &H5File, tree: &[(String, Kind)], path: &Arc<Path>) -> Result<ByPath, KerasError> {
         let mut read = ByPath::default();
         for (place, kind) in tree {
             let name = modern(place);
@@ -337,7 +344,21 @@ impl ByPath {
         Ok(read)
     }
 
-    fn list(&mut self, name: &str) -> &mut Vec<StoredWeight> {
+    /// All that was read.
+    pub(super) fn all(&self) -> impl Iterator<Item = &StoredWeight> {
+        self.weights.iter().chain(&self.optimizer).chain(&self.metrics)
+    }
+
+    /// Adds what was read from another file.
+    pub(super) fn append(&mut self, mut other: ByPath) {
+        self.weights.append(&mut other.weights);
+        self.optimizer.append(&mut other.optimizer);
+        self.metrics.append(&mut other.metrics);
+        self.object_names.extend(other.object_names);
+    }
+
+    /// Where a weight of this name belongs.
+    pub(super) fn list(&mut self, name: &str) -> &mut Vec<StoredWeight> {
         match name.split('/').next() {
             Some("optimizer") => &mut self.optimizer,
             Some("metrics") => &mut self.metrics,
@@ -345,7 +366,7 @@ impl ByPath {
         }
     }
 
-    fn into_file(self) -> KerasFile {
+    pub(super) fn into_file(self) -> KerasFile {
         KerasFile {
             optimizer: self.optimizer,
             metrics: self.metrics,

@@ -6,6 +6,7 @@ mod archive;
 mod blob;
 mod error;
 mod file;
+mod folder;
 mod h5;
 mod npz;
 mod saved_model;
