@@ -150,8 +150,18 @@ impl Writer {
         if let Some(model) = &layer.model {
             return self.model(model, Some(&layer.name));
         }
-        let config = self.config(&layer.class_name, &layer.config, layer.module.as_deref())?;
-        let mut entry = json!({"class_name": layer.class_name, "config": config});
+        let mut config = layer.config.clone();
+        let class = match layer.class_name.as_str() {
+            // Keras 3 has it as an option.
+            "ThresholdedReLU" if self.keras3 => {
+                let theta = config.remove("theta").filter(|v| !v.is_null());
+                config.insert("threshold".to_owned(), theta.unwrap_or_else(|| json!(1.0)));
+                "ReLU"
+            }
+            class => class,
+        };
+        let config = self.config(class, &config, layer.module.as_deref())?;
+        let mut entry = json!({"class_name": class, "config": config});
         if self.modules {
             let module = layer.module.clone().unwrap_or_else(|| "keras.layers".to_owned());
             entry["module"] = module.into();
