@@ -72,21 +72,38 @@ fn inline_model(
         let name = layer.pointer("/config/name").and_then(Value::as_str).unwrap_or_default();
         let numbered = format!("{}layers/{class}{number}/", folders[0]);
         let named = format!("{}layers/{name}/", folders[1]);
-        inline_model(layer, [&numbered, &named], assets, depth + 1)?;
-        let numbers = match class.as_str() {
-            "string_lookup" | "text_vectorization" => false,
-            "integer_lookup" => true,
-            _ => continue,
-        };
-        if layer.pointer("/config/vocabulary").is_some_and(Value::is_array) {
-            continue;
-        }
-        for folder in [numbered, named] {
-            let path = format!("{folder}vocabulary.txt");
-            if let (Some(bytes), Some(config)) = (assets.read(&path)?, layer["config"].as_object_mut()) {
-                config.insert("vocabulary".to_owned(), vocabulary(&path, &bytes, numbers)?);
-                break;
-            }
+        inline_layer(layer, &class, [&numbered, &named], assets, depth + 1)?;
+    }
+    Ok(())
+}
+
+/// One layer, and what it holds.
+fn inline_layer(
+    layer: &mut Value,
+    class: &str,
+    folders: [&str; 2],
+    assets: &Assets,
+    depth: usize,
+) -> Result<(), LayersError> {
+    inline_model(layer, folders, assets, depth)?;
+    if let Some(inner) = layer.pointer_mut("/config/layer").filter(|_| depth < MAX_DEPTH) {
+        let class = inner.get("class_name").and_then(Value::as_str).map(snake_case).unwrap_or_default();
+        let [numbered, named] = folders.map(|folder| format!("{folder}layer/"));
+        inline_layer(inner, &class, [&numbered, &named], assets, depth + 1)?;
+    }
+    let numbers = match class {
+        "string_lookup" | "text_vectorization" => false,
+        "integer_lookup" => true,
+        _ => return Ok(()),
+    };
+    if layer.pointer("/config/vocabulary").is_some_and(Value::is_array) {
+        return Ok(());
+    }
+    for folder in folders {
+        let path = format!("{folder}vocabulary.txt");
+        if let (Some(bytes), Some(config)) = (assets.read(&path)?, layer["config"].as_object_mut()) {
+            config.insert("vocabulary".to_owned(), vocabulary(&path, &bytes, numbers)?);
+            break;
         }
     }
     Ok(())
