@@ -26,10 +26,6 @@ const RENAMED: &[(&str, &str, &str)] = &[
 const EXTRA: &[(bool, &str, &[&str])] =
     &[(false, "MultiHeadAttention", &["query_shape", "key_shape", "value_shape"])];
 
-/// Layers whose further inputs are their initial state.
-const RECURRENT: &[&str] =
-    &["RNN", "SimpleRNN", "GRU", "LSTM", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Bidirectional"];
-
 /// By version of Keras and class: keys of its configuration. Made by `fixtures/make/keras_keys.py`.
 static KEYS: LazyLock<HashMap<(bool, &'static str), HashSet<&'static str>>> = LazyLock::new(|| {
     let row = |line: &'static str| {
@@ -97,6 +93,13 @@ impl LayersModel {
     }
 }
 
+/// The configuration of an operation: only what it computes with.
+fn operation(class: &str, config: &Map<String, Value>) -> Map<String, Value> {
+    let typed = ["Cast", "OneHot"].contains(&class);
+    let common = |key: &str| key == "trainable" || (key == "dtype" && !typed);
+    config.iter().filter(|(k, _)| !common(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
 struct Writer {
     keras3: bool,
     modules: bool,
@@ -160,7 +163,10 @@ impl Writer {
             }
             class => class,
         };
-        let config = self.config(class, &config, layer.module.as_deref())?;
+        let config = match layer.is_operation() {
+            true => operation(class, &config),
+            false => self.config(class, &config, layer.module.as_deref())?,
+        };
         let mut entry = json!({"class_name": class, "config": config});
         if self.modules {
             let module = layer.module.clone().unwrap_or_else(|| "keras.layers".to_owned());
@@ -178,13 +184,6 @@ impl Writer {
     ) -> Result<Map<String, Value>> {
         if class == "InputLayer" {
             return Ok(self.input(config));
-        }
-        if module.is_some_and(|m| m.contains(".ops")) {
-            // An operation: only what it computes with.
-            let typed = ["Cast", "OneHot"].contains(&class);
-            let common = |key: &str| key == "trainable" || (key == "dtype" && !typed);
-            let own = config.iter().filter(|(k, _)| !common(k));
-            return Ok(own.map(|(k, v)| (k.clone(), v.clone())).collect());
         }
         let listed = if class == "GroupQueryAttention" { "GroupedQueryAttention" } else { class };
         let Some(keys) = KEYS.get(&(self.keras3, listed)) else {
@@ -267,7 +266,7 @@ impl Writer {
 
     fn call(&self, model: &ModelConfig, layer: &LayerConfig, call: &CallConfig) -> Result<Value> {
         let (mut args, mut kwargs) = (call.args.clone(), call.kwargs.clone());
-        let recurrent = RECURRENT.contains(&layer.class_name.as_str());
+        let recurrent = crate::layers::RECURRENT.contains(&layer.class_name.as_str());
         if self.keras3 {
             if recurrent
                 && let [Arg::List(items)] = args.as_slice()

@@ -58,6 +58,20 @@ static LAYERS: LazyLock<HashMap<&'static str, LayerDef>> =
 
 pub(crate) use operation::{Args, NAMED, constant as operation_constant, name as operation_name};
 
+/// Layers whose further inputs are their initial state. They use a mask, and hand it on if they return sequences.
+pub(crate) const RECURRENT: &[&str] = &[
+    "RNN",
+    "SimpleRNN",
+    "GRU",
+    "LSTM",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "Bidirectional",
+    "CuDNNGRU",
+    "CuDNNLSTM",
+];
+
 /// Whether a class of Keras 3 is an operation, and not a layer.
 pub(crate) fn is_operation(config: &LayerConfig, dialect: Dialect) -> bool {
     operation::find(config, dialect, LAYERS.contains_key(config.class_name.as_str())).is_some()
@@ -82,6 +96,13 @@ pub(crate) fn make(
     }
     if let Some(operation) = operation::find(config, dialect, LAYERS.contains_key(class)) {
         return Ok(operation);
+    }
+    if config.is_operation() {
+        return Err(LayersError::UnknownClass {
+            class: class.to_owned(),
+            hint: "; there is no form of this operation in a graph here: express it by others, or export the model as a SavedModel and convert that"
+                .to_owned(),
+        });
     }
     let row = LAYERS.get(class).ok_or_else(|| LayersError::UnknownClass {
         class: config.registered_name.clone().unwrap_or_else(|| class.to_owned()),

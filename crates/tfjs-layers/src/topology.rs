@@ -169,6 +169,11 @@ impl LayerConfig {
         }
     }
 
+    /// Whether its Python module is one of operations, which share names with layers.
+    pub fn is_operation(&self) -> bool {
+        self.module.as_deref().is_some_and(|module| module.contains(".ops"))
+    }
+
     /// A layer inside another one's config (`layer`, `cell`, …): `{class_name, config, …}`. Has no calls.
     ///
     /// # Errors

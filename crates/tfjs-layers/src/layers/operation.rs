@@ -11,8 +11,10 @@ mod keras2;
 mod linalg;
 mod nn;
 mod node_def;
+mod picture;
 mod reduction;
 mod shape;
+mod signal;
 mod sorting;
 
 use std::collections::HashMap;
@@ -42,8 +44,17 @@ pub(super) const LAYERS: &[LayerDef] = &[
 ];
 
 static OPERATIONS: LazyLock<HashMap<&'static str, Emitter>> = LazyLock::new(|| {
-    let families =
-        [elementwise::OPS, reduction::OPS, shape::OPS, index::OPS, sorting::OPS, nn::OPS, linalg::OPS];
+    let families = [
+        elementwise::OPS,
+        reduction::OPS,
+        shape::OPS,
+        index::OPS,
+        sorting::OPS,
+        nn::OPS,
+        linalg::OPS,
+        signal::OPS,
+        picture::OPS,
+    ];
     families.into_iter().flatten().copied().collect()
 });
 
@@ -51,7 +62,7 @@ static OPERATIONS: LazyLock<HashMap<&'static str, Emitter>> = LazyLock::new(|| {
 /// tells, or that layers say whether they are trainable.
 pub(super) fn find(config: &LayerConfig, dialect: Dialect, is_layer: bool) -> Option<Box<dyn Layer>> {
     let is_operation = match &config.module {
-        Some(module) => module.contains(".ops"),
+        Some(_) => config.is_operation(),
         None if dialect != Dialect::Keras3 => false,
         None => {
             !is_layer || !(config.config.contains_key("trainable") || config.config.contains_key("dtype"))

@@ -285,7 +285,8 @@ impl<'m> Drafter<'m> {
         }
         if let Outcome::Replace(fragment) = &outcome {
             let passes = |p: &Part| super::masks::PASSES_MASK.contains(&p.class.as_str());
-            let uses = |p: &Part| super::masks::RECURRENT.contains(&p.class.as_str()) || p.class == "Softmax";
+            let uses =
+                |p: &Part| crate::layers::RECURRENT.contains(&p.class.as_str()) || p.class == "Softmax";
             let lost = masked && node.masks.contains(&true) && !fragment.parts.iter().all(passes);
             if lost || (masks.after.contains(&i) && fragment.parts.iter().any(uses)) {
                 outcome =
@@ -353,7 +354,7 @@ impl<'m> Drafter<'m> {
 
 /// The module of an operation of Keras 3; `.h5` files do not say it.
 fn module_of(layer: &LayerConfig, dialect: Dialect) -> Option<String> {
-    let known = layer.module.clone().filter(|module| module.contains(".ops"));
+    let known = layer.module.clone().filter(|_| layer.is_operation());
     known.or_else(|| crate::layers::is_operation(layer, dialect).then(|| "keras.src.ops".to_owned()))
 }
 
@@ -466,7 +467,7 @@ impl Resolver<'_> {
             }
             kwargs.push((key.clone(), arg.map(&mut f)?));
         }
-        if super::masks::RECURRENT.contains(&layer.class_name.as_str()) {
+        if crate::layers::RECURRENT.contains(&layer.class_name.as_str()) {
             // TF.js takes initial states as further inputs.
             let (states, rest): (Vec<_>, Vec<_>) =
                 kwargs.into_iter().partition(|(k, _)| k == "initial_state");

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     Network,
+    layers::RECURRENT,
     topology::{Arg, CallConfig, TensorRef},
 };
 
@@ -27,20 +28,6 @@ pub(super) const PASSES_MASK: &[&str] = &[
     "GaussianNoise",
     "GaussianDropout",
     "AlphaDropout",
-];
-
-/// Classes that use a mask, and hand it on if they return sequences.
-pub(super) const RECURRENT: &[&str] = &[
-    "RNN",
-    "SimpleRNN",
-    "GRU",
-    "LSTM",
-    "ConvLSTM1D",
-    "ConvLSTM2D",
-    "ConvLSTM3D",
-    "Bidirectional",
-    "CuDNNGRU",
-    "CuDNNLSTM",
 ];
 
 /// A call of a layer.

@@ -47,6 +47,14 @@ impl<'a, T: Clone + PartialEq> Args<'a, T> {
         })
     }
 
+    /// Whether an argument is given as nothing.
+    pub(super) fn is_null(&self, position: usize, name: &str) -> bool {
+        let null = |a: &Arg<T>| *a == Arg::Value(Value::Null);
+        self.positional.get(position).is_some_and(null)
+            || self.named.iter().any(|(k, a)| k == name && null(a))
+            || self.config.get(name).is_some_and(Value::is_null)
+    }
+
     fn need(&self, position: usize, names: &[&str]) -> Result<Arg<T>> {
         self.get(position, names).ok_or_else(|| wrong(names, "it is missing"))
     }

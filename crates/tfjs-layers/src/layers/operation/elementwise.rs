@@ -385,7 +385,7 @@ fn log_add_exp(g: &mut Emit, x: Port, y: Port) -> Result<Port> {
     g.add(top, rest)
 }
 
-fn is_close(g: &mut Emit, a: &Args<'_>) -> Result<Port> {
+pub(super) fn is_close(g: &mut Emit, a: &Args<'_>) -> Result<Port> {
     let (x, y) = float_pair(g, a)?;
     let rtol = a.float(NAMED, &["rtol"])?.unwrap_or(1e-5) as f32;
     let atol = a.float(NAMED, &["atol"])?.unwrap_or(1e-8) as f32;

@@ -188,7 +188,7 @@ pub(super) fn one_hot(g: &mut Emit, x: Port, depth: Port, on: Port, off: Port, a
 }
 
 /// Zeros above (or below) diagonal `k` of the last two axes.
-fn triangle(g: &mut Emit, x: Port, k: i64, lower: bool) -> Result<Port> {
+pub(super) fn triangle(g: &mut Emit, x: Port, k: i64, lower: bool) -> Result<Port> {
     let rank = g.rank(x)?;
     if rank < 2 {
         return Err(wrong(&["x"], "it is no matrix"));

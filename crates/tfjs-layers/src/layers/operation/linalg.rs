@@ -125,22 +125,12 @@ pub(super) const OPS: &[Row] = &[
     }),
     ("inv", |g, a| {
         let x = a.float_x(g)?;
-        let n = g.known_dim(x, g.rank(x)?.saturating_sub(1), "size of the matrix")?;
-        let eye: Vec<f32> =
-            (0..table_size(&[n, n])?).map(|i| f32::from(u8::from(i / n.max(1) == i % n.max(1)))).collect();
-        let eye = g.constant(Tensor::new([n, n], eye)?);
-        one(eliminate(g, x, Some(eye)).map(|(solution, _)| solution))
+        one(inverse(g, x))
     }),
     ("solve", |g, a| {
         let x = a.float_x(g)?;
         let b = a.tensor(g, 1, &["b", "rhs"])?;
-        if g.rank(b)? + 1 == g.rank(x)? {
-            let last = g.rank(b)?;
-            let b = g.expand_dims(b, last)?;
-            let y = eliminate(g, x, Some(b))?.0;
-            return one(g.squeeze(y, &[last]));
-        }
-        one(eliminate(g, x, Some(b)).map(|(solution, _)| solution))
+        one(solve(g, x, b))
     }),
     ("cholesky", |g, a| {
         let x = a.float_x(g)?;
@@ -156,6 +146,26 @@ pub(super) const OPS: &[Row] = &[
         one(vector_norm(g, distance, p, last, false))
     }),
 ];
+
+/// The inverse of matrices.
+pub(super) fn inverse(g: &mut Emit, x: Port) -> Result<Port> {
+    let n = g.known_dim(x, g.rank(x)?.saturating_sub(1), "size of the matrix")?;
+    let eye: Vec<f32> =
+        (0..table_size(&[n, n])?).map(|i| f32::from(u8::from(i / n.max(1) == i % n.max(1)))).collect();
+    let eye = g.constant(Tensor::new([n, n], eye)?);
+    eliminate(g, x, Some(eye)).map(|(solution, _)| solution)
+}
+
+/// What times the matrices gives `b`, which may be of vectors.
+pub(super) fn solve(g: &mut Emit, x: Port, b: Port) -> Result<Port> {
+    if g.rank(b)? + 1 == g.rank(x)? {
+        let last = g.rank(b)?;
+        let b = g.expand_dims(b, last)?;
+        let y = eliminate(g, x, Some(b))?.0;
+        return g.squeeze(y, &[last]);
+    }
+    eliminate(g, x, Some(b)).map(|(solution, _)| solution)
+}
 
 impl Args<'_> {
     /// All tensors of an equation.

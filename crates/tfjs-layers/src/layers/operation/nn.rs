@@ -236,7 +236,7 @@ fn activation(g: &mut Emit, a: &Args<'_>, name: &'static str) -> Result<Vec<Port
     one(Activation { name, config }.emit(g, x))
 }
 
-fn channels_last(a: &Args<'_>) -> Result<bool> {
+pub(super) fn channels_last(a: &Args<'_>) -> Result<bool> {
     Ok(a.text(NAMED, &["data_format"])?
         .is_none_or(|f| !matches!(f.as_str(), "channels_first" | "NCHW" | "NCW" | "NCDHW")))
 }
