@@ -105,6 +105,8 @@ struct Loop<'a> {
     time: usize,
     /// All inputs, time first.
     x: Port,
+    /// The node of the body that reads which samples a step counts for, and all of them, `[time, batch, 1]`.
+    mask: Option<(NodeId, Port)>,
 }
 
 impl<'a> Loop<'a> {
@@ -118,21 +120,96 @@ impl<'a> Loop<'a> {
         {
             return None;
         }
-        let mut reads = body.iter().filter(|(_, n)| n.op == "TensorListGetItem");
-        let ((item, read), None) = (reads.next()?, reads.next()) else { return None };
-        let mut this =
-            Loop { graph, facts, node, cond, body, roles: Vec::new(), item, time: 0, x: Port::from(item) };
+        let mut this = Loop {
+            graph,
+            facts,
+            node,
+            cond,
+            body,
+            roles: Vec::new(),
+            item: NodeId(0),
+            time: 0,
+            x: Port::from(NodeId(0)),
+            mask: None,
+        };
         this.roles = (0..n).map(|i| this.role(i)).collect();
-        let [list, index, ..] = read.inputs[..] else { return None };
-        this.time = this.arg(index).filter(|&t| this.roles[t] == Role::Counter)?;
-        let list = this.arg(list).filter(|&l| this.roles[l] == Role::Same)?;
-        let list = graph.node(follow(graph, node.inputs[list]).node);
-        if list.op != "TensorListFromTensor" {
-            return None;
+        let (mut items, mut masks) = (Vec::new(), Vec::new());
+        for (id, read) in body.iter().filter(|(_, n)| n.op == "TensorListGetItem") {
+            let (time, all) = this.read(read)?;
+            let fact = this.fact(all).filter(|f| f.rank() == Some(3))?;
+            let reads = if fact.dtype == Some(DType::Bool) { &mut masks } else { &mut items };
+            reads.push((id, time, all, fact));
         }
-        this.x = follow(graph, *list.inputs.first()?);
-        let fact = this.fact(this.x)?;
-        (fact.dtype == Some(DType::Float32) && fact.rank() == Some(3) && this.reads_all()).then_some(this)
+        let [(item, time, x, fact)] = items[..] else { return None };
+        (this.item, this.time, this.x) = (item, time, x);
+        match masks[..] {
+            [] => {}
+            [(id, at, all, mask)] => {
+                let (mask, of) = (mask.shape.as_ref()?, fact.shape.as_ref()?);
+                // One value per sample, not one for all of them.
+                if at != time || mask[2] != Some(1) || (mask[1] == Some(1) && of[1] != Some(1)) {
+                    return None;
+                }
+                this.mask = Some((id, all));
+            }
+            _ => return None,
+        }
+        (fact.dtype == Some(DType::Float32) && this.reads_all()).then_some(this)
+    }
+
+    /// The counter by which a node of the body reads from a list of rows, and all rows.
+    fn read(&self, read: &Node) -> Option<(usize, Port)> {
+        let [list, index, ..] = read.inputs[..] else { return None };
+        let time = self.arg(index).filter(|&t| self.roles[t] == Role::Counter)?;
+        let list = self.arg(list).filter(|&l| self.roles[l] == Role::Same)?;
+        let list = self.graph.node(follow(self.graph, self.node.inputs[list]).node);
+        let rows = *list.inputs.first().filter(|_| list.op == "TensorListFromTensor")?;
+        Some((time, follow(self.graph, rows)))
+    }
+
+    /// What `SelectV2` by the mask chooses from: where the step counts, and where it does not.
+    fn chosen(&self, port: Port) -> Option<[Port; 2]> {
+        let (mask, _) = self.mask?;
+        let node = self.body.node(follow(self.body, port).node);
+        let &[condition, new, old] = &node.inputs[..] else { return None };
+        let condition = follow(self.body, condition);
+        let wide = self.body.node(condition.node);
+        // Some repeat the mask for every unit.
+        let by_mask = match (wide.op.as_str(), &wide.inputs[..]) {
+            ("Tile", &[narrow, times]) => {
+                follow(self.body, narrow).node == mask
+                    && matches!(ints(self.body, times)?[..], [1, n] if n > 0)
+            }
+            _ => condition.node == mask,
+        };
+        (node.op == "SelectV2" && by_mask).then(|| [follow(self.body, new), follow(self.body, old)])
+    }
+
+    /// What state `i` is after a step that counts. One that does not leaves it as it is.
+    fn stepped(&self, i: usize) -> Option<Port> {
+        let result = self.result(i);
+        match self.mask {
+            None => Some(result),
+            Some(_) => {
+                let [new, old] = self.chosen(result)?;
+                (self.arg(old) == Some(i)).then_some(new)
+            }
+        }
+    }
+
+    /// Whether a value of the graph around is known to be zero.
+    fn is_zero(&self, outer: Port) -> bool {
+        let outer = follow(self.graph, outer);
+        let node = self.graph.node(outer.node);
+        let zero = |port: Port| {
+            let value = self.fact(port).and_then(|f| f.value.as_ref());
+            value.is_some_and(|v| v.data::<f32>().is_ok_and(|d| d.iter().all(|&x| x == 0.0)))
+        };
+        match (node.op.as_str(), &node.inputs[..]) {
+            ("ZerosLike", _) => true,
+            ("Fill", &[_, value]) => zero(value),
+            _ => zero(outer),
+        }
     }
 
     fn fact(&self, outer: Port) -> Option<&'a Fact> {
@@ -267,6 +344,10 @@ struct Rewrite {
     stacks: Vec<NodeId>,
     /// Nodes that stack a list of the last output.
     stacks_of_last: Vec<NodeId>,
+    /// All masks, if there are any.
+    mask: Option<Port>,
+    /// Outputs of steps that do not count are zero.
+    zero_masked: bool,
 }
 
 impl Rewrite {
@@ -278,7 +359,7 @@ impl Rewrite {
         let this = Loop::new(graph, facts, node)?;
         let found = step::find(&this)?;
         let known = |i: usize| match this.roles[i] {
-            Role::State => i == found.h || Some(i) == found.c,
+            Role::State => i == found.h || Some(i) == found.c || Some(i) == found.last,
             _ => true,
         };
         let endpoints = graph.outputs.iter().filter(|e| e.port.node == id);
@@ -288,6 +369,7 @@ impl Rewrite {
             return None;
         }
         let (mut stacks, mut stacks_of_last) = (Vec::new(), Vec::new());
+        let mut zero_masked = None;
         for user in consumers.of(id).iter().filter(|u| !value(u.port.index)) {
             let list = user.port.index as usize;
             let Some(&Role::List { index, value }) = this.roles.get(list) else { return None };
@@ -297,7 +379,8 @@ impl Rewrite {
                 return None;
             };
             let size = this.len(size)?;
-            if !stacks_it || value != this.result(found.h) {
+            let zeros = step::zeroes_masked(&this, &found, value)?;
+            if !stacks_it || *zero_masked.get_or_insert(zeros) != zeros {
                 return None;
             }
             if this.arg(index) == Some(this.time) && this.is_all(size) {
@@ -307,6 +390,15 @@ impl Rewrite {
             } else {
                 return None;
             }
+        }
+        let mask = this.mask.map(|(_, all)| all);
+        // With a mask the output of the last step is not its state: there is one output, of all steps or of the last.
+        let last = |p: Port| p.node == id && Some(p.index as usize) == found.last;
+        let wants_last = consumers.of(id).iter().any(|u| last(u.port))
+            || graph.outputs.iter().any(|e| last(e.port))
+            || !stacks_of_last.is_empty();
+        if mask.is_some() && wants_last && (!stacks.is_empty() || zero_masked == Some(true)) {
+            return None;
         }
         let constants = this.body.iter().filter_map(|(id, n)| Some((id, n.value.clone()?))).collect();
         Some(Rewrite {
@@ -320,6 +412,8 @@ impl Rewrite {
             constants,
             stacks,
             stacks_of_last,
+            mask,
+            zero_masked: zero_masked.unwrap_or(false),
         })
     }
 
@@ -413,13 +507,15 @@ impl Rewrite {
         let port = |index| Port { node: sequence, index };
         let last = (!self.stacks_of_last.is_empty()).then(|| {
             let axis = self.constant(graph, Tensor::scalar(0i32));
-            self.node(graph, "ExpandDims", [port(1), axis], &[])
+            let y = port(if self.mask.is_some() { 0 } else { 1 });
+            self.node(graph, "ExpandDims", [y, axis], &[])
         });
         graph.redirect(|p| {
             if p.node == self.id {
                 return match self.roles.get(p.index as usize) {
                     Some(Role::Same) => self.inputs[p.index as usize],
                     Some(Role::State) if p.index as usize == self.found.h => port(1),
+                    Some(Role::State) if Some(p.index as usize) == self.found.last => port(0),
                     Some(Role::State) => port(2),
                     _ => p,
                 };
@@ -450,12 +546,17 @@ impl Rewrite {
         }
         inputs.push(self.inputs[found.h]);
         inputs.extend(found.c.map(|c| self.inputs[c]));
+        if let Some(mask) = self.mask {
+            inputs.push(self.node(graph, "Squeeze", [mask], &[("squeeze_dims", attr::ints([2]))]));
+        }
         let mut attrs = vec![
             ("activation", attr::text(found.activation)),
             ("recurrent_activation", attr::text(found.recurrent_activation)),
             ("time_major", attr::bool(true)),
             ("return_sequences", attr::bool(!self.stacks.is_empty())),
             ("states", attr::bool(true)),
+            ("mask", attr::bool(self.mask.is_some())),
+            ("zero_output_for_mask", attr::bool(self.zero_masked)),
         ];
         if let Some(after) = found.reset_after {
             attrs.push(("reset_after", attr::bool(after)));

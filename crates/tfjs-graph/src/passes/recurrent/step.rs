@@ -53,6 +53,8 @@ pub(super) struct Found {
     /// The hidden state and that of an LSTM's cell, as variables of the loop.
     pub(super) h: usize,
     pub(super) c: Option<usize>,
+    /// With a mask, the output of the step before.
+    pub(super) last: Option<usize>,
     /// Gates times units.
     pub(super) width: usize,
     /// What of the gates does not depend on states.
@@ -65,16 +67,51 @@ pub(super) struct Found {
 
 /// The cell whose step the body of a loop is.
 pub(super) fn find(of: &Loop<'_>) -> Option<Found> {
-    let step = Step { of, fuel: Cell::new(FUEL) };
     let states: Vec<usize> = (0..of.roles.len()).filter(|&i| of.roles[i] == Role::State).collect();
-    let found = match states[..] {
-        [h] => step.gru(h).or_else(|| step.simple(h))?,
-        [a, b] => step.lstm(a, b).or_else(|| step.lstm(b, a))?,
-        _ => return None,
+    let step = Step { of, fuel: Cell::new(FUEL) };
+    let cell = |h: usize, rest: &[usize]| match *rest {
+        [] => step.gru(h).or_else(|| step.simple(h)),
+        [c] => step.lstm(h, c),
+        _ => None,
     };
+    let mut found = None;
+    // One may be the output of the step before, which is carried through steps that do not count.
+    let lasts = states.iter().copied().map(Some).filter(|_| of.mask.is_some());
+    for last in [None].into_iter().chain(lasts) {
+        for &h in states.iter().filter(|&&h| Some(h) != last) {
+            let rest: Vec<usize> =
+                states.iter().copied().filter(|&i| i != h && Some(i) != last).take(2).collect();
+            let carried =
+                last.is_none_or(|l| of.stepped(l) == of.stepped(h) && of.is_zero(of.node.inputs[l]));
+            if found.is_none() && states.len() <= 3 && carried {
+                found = cell(h, &rest).map(|found| Found { last, ..found });
+            }
+        }
+    }
+    let found = found?;
     let items = found.base.iter().filter(|p| p.term == Term::Item).count();
     let products = found.base.iter().filter(|p| matches!(p.term, Term::FromItem { .. })).count();
     (found.width > 0 && (items == 1) != (products > 0) && items <= 1).then_some(found)
+}
+
+/// Whether outputs of steps that do not count are zeros (otherwise they are those of the step before), if a value of the
+/// body is the output of a step.
+pub(super) fn zeroes_masked(of: &Loop<'_>, found: &Found, value: Port) -> Option<bool> {
+    let new = of.stepped(found.h)?;
+    if of.mask.is_none() {
+        return (value == new).then_some(false);
+    }
+    let carried = found.last.is_some_and(|l| of.result(l) == value);
+    // The state, where it is zero before the first step that counts.
+    let state = of.result(found.h) == value && of.is_zero(of.node.inputs[found.h]);
+    if carried || state {
+        return Some(false);
+    }
+    let [shown, hidden] = of.chosen(value)?;
+    let hidden = of.body.node(hidden.node);
+    let small = hidden.value.as_ref().filter(|v| v.len() <= 4096).and_then(|v| v.tensor().ok());
+    let zeros = small.is_some_and(|t| t.data::<f32>().is_ok_and(|d| d.iter().all(|&x| x == 0.0)));
+    (shown == new && (zeros || hidden.op == "ZerosLike")).then_some(true)
 }
 
 struct Step<'a> {
@@ -84,7 +121,7 @@ struct Step<'a> {
 }
 
 /// Several times what a cell has: a graph of sums of sums of the same would never end.
-const FUEL: u32 = 400;
+const FUEL: u32 = 600;
 /// Wider matrices are no weights.
 const WIDEST: usize = 1 << 28;
 
@@ -131,7 +168,7 @@ impl<'a> Step<'a> {
     }
 
     fn lstm(&self, h: usize, c: usize) -> Option<Found> {
-        let (new_h, new_c) = (self.of.result(h), self.of.result(c));
+        let (new_h, new_c) = (self.of.stepped(h)?, self.of.stepped(c)?);
         for [o, shown] in orders(self.product(new_h)?) {
             let (Some((recurrent, o)), Some((act, of))) = (self.gate(o), self.gate(shown)) else { continue };
             if of != new_c {
@@ -157,6 +194,7 @@ impl<'a> Step<'a> {
                         reset_after: None,
                         h,
                         c: Some(c),
+                        last: None,
                         width: 4 * units,
                         base,
                         recurrent: vec![kernel],
@@ -172,7 +210,7 @@ impl<'a> Step<'a> {
     }
 
     fn simple(&self, h: usize) -> Option<Found> {
-        let (activation, sum) = self.gate(self.of.result(h))?;
+        let (activation, sum) = self.gate(self.of.stepped(h)?)?;
         let (base, kernel, width) = self.gates(h, &[sum])?;
         Some(Found {
             op: "_SequenceRNN",
@@ -181,6 +219,7 @@ impl<'a> Step<'a> {
             reset_after: None,
             h,
             c: None,
+            last: None,
             width,
             base,
             recurrent: vec![kernel],
@@ -222,7 +261,7 @@ impl<'a> Step<'a> {
     }
 
     fn gru(&self, h: usize) -> Option<Found> {
-        for [kept, new] in orders(self.addition(self.of.result(h))?) {
+        for [kept, new] in orders(self.addition(self.of.stepped(h)?)?) {
             let (Some(kept), Some(new)) = (self.product(kept), self.product(new)) else { continue };
             let update = orders(kept).into_iter().find(|[_, old]| self.of.arg(*old) == Some(h));
             let Some([update, _]) = update else { continue };
@@ -289,6 +328,7 @@ impl<'a> Step<'a> {
                 reset_after: Some(true),
                 h,
                 c: None,
+                last: None,
                 width,
                 base,
                 recurrent: vec![kernel],
@@ -333,6 +373,7 @@ impl<'a> Step<'a> {
             reset_after: Some(false),
             h,
             c: None,
+            last: None,
             width,
             base,
             recurrent,
@@ -348,9 +389,14 @@ impl<'a> Step<'a> {
         shape.iter().all(|&d| d <= WIDEST).then_some(shape)
     }
 
-    /// The last dimension of the inputs.
+    /// The last dimension of the inputs: known, or what the body takes it for (should it be another, the op refuses it).
     fn input_width(&self) -> Option<usize> {
-        self.of.fact(self.of.x)?.shape.as_ref()?.last().copied()?.filter(|&d| d <= WIDEST)
+        let known = self.of.fact(self.of.x)?.shape.as_ref()?.last().copied()?;
+        let taken = || {
+            let element = *self.of.body.node(self.of.item).inputs.get(2)?;
+            usize::try_from(*ints(self.of.body, element)?.get(1)?).ok()
+        };
+        known.or_else(taken).filter(|&d| d <= WIDEST)
     }
 
     fn key(&self, port: Port) -> Option<Key> {
