@@ -119,6 +119,7 @@ impl LayersModel {
     pub fn compile_with(&mut self, optimizer: Optimizer, compile: Compile) -> Result<()> {
         let mut optimizer = optimizer.for_dialect(self.dialect)?;
         optimizer.build(&self.trainable_shapes())?;
+        self.params.load()?;
         self.training = Some(Box::new(self.compiled_with(optimizer, compile)?));
         Ok(())
     }

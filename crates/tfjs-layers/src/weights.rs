@@ -113,7 +113,7 @@ impl Params {
         }
     }
 
-    /// The value of a weight; one that its initializer says is computed now and kept.
+    /// The value of a weight.
     pub(crate) fn value(&self, id: WeightId) -> Result<Tensor, LayersError> {
         let weight = self.get(id);
         match &weight.value {
@@ -122,6 +122,18 @@ impl Params {
                 .map_err(|source| LayersError::WeightValue { weight: weight.keras.clone(), source }),
             None => Err(LayersError::MissingWeights { names: vec![weight.keras.clone()] }),
         }
+    }
+
+    /// Reads the weights that training may change; until then they may lie in files, and would be read in every step.
+    pub(crate) fn load(&mut self) -> Result<(), LayersError> {
+        for i in 0..self.weights.len() {
+            let weight = &self.weights[i];
+            if !weight.frozen && weight.value.as_ref().is_some_and(|v| !v.is_ready()) {
+                let value = self.value(WeightId(i))?;
+                self.put(WeightId(i), value);
+            }
+        }
+        Ok(())
     }
 
     /// Takes a value out, to be changed in place; [`Params::put`] brings it back.

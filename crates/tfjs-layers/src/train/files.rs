@@ -24,6 +24,7 @@ impl LayersModel {
     /// When an optimizer, loss or metric is not known, or the state does not fit.
     pub fn restore_training(&mut self) -> Result<bool> {
         self.training = self.restored()?.map(Box::new);
+        self.params.load()?;
         Ok(self.training.is_some())
     }
 
