@@ -458,8 +458,10 @@ impl Resolver<'_> {
         let mut f = |t: &TensorRef| self.tensor(t);
         let mut args: Vec<Arg<TensorRef>> = call.args.iter().map(|a| a.map(&mut f)).collect::<Result<_>>()?;
         let mut kwargs = Vec::new();
+        // Operations of Keras 3 may need an argument that is nothing.
+        let operation = !self.keras2 && crate::layers::is_operation(layer, Dialect::Keras3);
         for (key, arg) in &call.kwargs {
-            let null = matches!(arg, Arg::Value(Value::Null));
+            let null = matches!(arg, Arg::Value(Value::Null)) && !operation;
             // What says "training" only matters where Keras 2 follows it for ever.
             let training = key == "training" && !(self.keras2 && *arg == Arg::Value(Value::Bool(true)));
             if null || (key == "mask" && mask_is_implicit) || training {
