@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 
-use crate::{converter::ConvertArgs, inputs::InputArg};
+use crate::{converter::ConvertArgs, inputs::InputArg, inspect::Target};
 
 /// Convert TensorFlow models to TensorFlow.js and run them.
 #[derive(Debug, Parser)]
@@ -151,6 +151,9 @@ impl TrainArgs {
 pub(crate) struct InspectArgs {
     /// SavedModel, frozen graph, TF-Hub module, session bundle, Keras file, TensorFlow.js model or its address
     pub(crate) path: String,
+    /// Also say which nodes cannot run there, and what a conversion does about them; may be given several times
+    #[arg(long, value_enum)]
+    pub(crate) target: Vec<Target>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,6 +1,7 @@
 //! What is in a model, whatever its format.
 
 mod layers;
+mod target;
 mod tensorflow;
 mod tfjs;
 
@@ -12,12 +13,13 @@ use std::{
 };
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
-use tfjs_convert::InputFormat;
+use tfjs_convert::{ConvertOptions, InputFormat};
 use tfjs_format::{
     DType,
     proto::{DataType, TensorShapeProto},
 };
 
+pub(crate) use self::target::{Finding, Target, TargetReport};
 use crate::{CliError, show};
 
 /// All that is told about a model.
@@ -52,6 +54,9 @@ pub(crate) struct Report {
     pub(crate) metadata: Vec<String>,
     /// What stands in the way of running or converting.
     pub(crate) problems: Vec<String>,
+    /// What cannot run on the targets that were asked about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) targets: Vec<TargetReport>,
 }
 
 /// An input or output.
@@ -127,6 +132,20 @@ impl Report {
         Report { path: path.to_owned(), format, about: about.into(), ..Report::default() }
     }
 
+    /// Says what targets make of a model that is converted for them.
+    fn compare(&mut self, options: &ConvertOptions, targets: &[Target]) {
+        if targets.is_empty() {
+            return;
+        }
+        match tfjs_convert::compare(options) {
+            Ok(graphs) => self.targets.extend(targets.iter().map(|t| t.of_source(&graphs))),
+            Err(e) => {
+                let problem = format!("targets cannot be compared: {}", layers::chain(&e));
+                self.problems.push(problem);
+            }
+        }
+    }
+
     /// Counts a weight.
     fn weigh(&mut self, dtype: &str, float: bool, elements: u64, bytes: u64) {
         if float {
@@ -152,16 +171,16 @@ pub(crate) enum Kind {
 ///
 /// # Errors
 /// When nothing is there or a file is malformed.
-pub(crate) fn report(location: &str) -> Result<Report, CliError> {
+pub(crate) fn report(location: &str, targets: &[Target]) -> Result<Report, CliError> {
     match detect(location)? {
-        Kind::Tfjs => tfjs::report(location),
-        Kind::TensorFlow(format, path) => tensorflow::report(location, format, &path),
+        Kind::Tfjs => tfjs::report(location, targets),
+        Kind::TensorFlow(format, path) => tensorflow::report(location, format, &path, targets),
         Kind::Keras(format) => {
             let about = match format {
                 InputFormat::KerasKeras => "Keras file (.keras)",
                 _ => "Keras HDF5 file",
             };
-            layers::report(location, format.name(), about)
+            layers::report(location, format, about, targets)
         }
     }
 }

@@ -220,6 +220,55 @@ fn every_format_is_recognised() {
 }
 
 #[test]
+fn a_report_says_what_a_target_cannot_run_and_what_a_conversion_does_about_it() {
+    let models = digits().join("..");
+    let target = |path: &str, target: &str| {
+        let mut command = tfjs();
+        let text = stdout(command.args(["inspect", "--json", "--target", target]).arg(models.join(path)));
+        serde_json::from_str::<Value>(&text).unwrap()["targets"][0].take()
+    };
+    // An exact GELU: TensorFlow.js has no `Erfc`.
+    let report = target("transformer/saved_model", "webgl");
+    let of_erfc = |f: &&Value| f["op"] == "Erfc";
+    let finding = report["findings"].as_array().unwrap().iter().find(of_erfc).unwrap();
+    assert_eq!(finding["reason"], "TensorFlow.js does not have the op");
+    assert_eq!(finding["conversion"], "expressed by 1 − Erf");
+    assert_eq!((&finding["solved"], &report["left"]), (&Value::Bool(true), &serde_json::json!(0)));
+    // Every kind of model; these need nothing that is missing.
+    for path in
+        ["digits_cnn/saved_model", "digits_cnn/frozen.pb", "digits_cnn/model.h5", "digits_cnn/model.keras"]
+    {
+        for name in ["node", "cpu", "wasm", "webgl", "webgpu", "rust"] {
+            let report = target(path, name);
+            assert_eq!(report["left"], 0, "{path} on {name}: {report}");
+            assert!(report["nodes"].as_u64().unwrap() > 3, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_model_of_tensorflow_js_is_held_against_a_backend_as_it_stands() {
+    let dir = tempdir().unwrap();
+    let node = |name: &str, op: &str, inputs: &[&str], types: &[&str]| {
+        let attr: serde_json::Map<String, Value> =
+            types.iter().map(|a| ((*a).to_owned(), serde_json::json!({"type": "DT_COMPLEX64"}))).collect();
+        serde_json::json!({"name": name, "op": op, "input": inputs, "attr": attr})
+    };
+    let nodes = [node("x", "Placeholder", &[], &["dtype"]), node("y", "FFT", &["x"], &["Tcomplex"])];
+    let model = serde_json::json!({
+        "format": "graph-model",
+        "modelTopology": {"node": nodes, "versions": {"producer": 1}},
+        "weightsManifest": [],
+    });
+    fs::write(dir.path().join("model.json"), model.to_string()).unwrap();
+    let text = stdout(tfjs().args(["inspect", "--target", "wasm", "--target", "webgl"]).arg(dir.path()));
+    assert!(text.contains("target wasm: 2 of 2 nodes cannot run, 2 after a conversion"), "{text}");
+    assert!(text.contains("wasm has no kernel FFT"), "{text}");
+    assert!(text.contains("target webgl: all of 2 nodes can run"), "{text}");
+    tfjs().args(["inspect", "--target", "abacus"]).arg(dir.path()).assert().code(2);
+}
+
+#[test]
 fn a_dump_holds_the_graph_after_each_pass() {
     let dir = tempdir().unwrap();
     let dump = dir.path().join("dump");

@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use tfjs_format::io::{DirectorySink, ModelSink};
+use tfjs_graph::Graph;
 use tracing::info;
 
 use crate::{
@@ -120,6 +121,42 @@ pub fn check(options: &ConvertOptions) -> Result<Vec<Warning>, ConvertError> {
     warnings.append(&mut model.warnings);
     warnings.extend(model.ledger.entries());
     Ok(warnings)
+}
+
+/// A model's graph before and after a conversion.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// As it was read: functions are inlined, variables are constants, and only what the outputs need is left.
+    pub before: Graph,
+    /// As it would be written.
+    pub after: Graph,
+}
+
+/// The graph that a conversion starts from and the one it leads to, whatever ops there are; nothing is written.
+///
+/// # Errors
+/// As [`convert`], where the cause lies before writing and is not an op.
+pub fn compare(options: &ConvertOptions) -> Result<Comparison, ConvertError> {
+    let options = ConvertOptions {
+        output: ".".into(),
+        dump: None,
+        skip_op_check: true,
+        output_format: Some(OutputFormat::TfjsGraphModel),
+        ..options.clone()
+    };
+    let mut model = if options.input_format.is_keras() {
+        layers::to_graph(layers::read(&options)?, &options)?
+    } else {
+        options.check()?;
+        Model::new(read(&options)?.0)?
+    };
+    let mut before = None;
+    pipeline::run_watched(&mut model, &options, &mut |_| {}, &mut |pass, model| {
+        if pass == "prune" {
+            before = Some(model.graph.clone());
+        }
+    })?;
+    Ok(Comparison { before: before.unwrap_or_default(), after: model.graph })
 }
 
 fn read(options: &ConvertOptions) -> Result<(Imported, Vec<Warning>), ConvertError> {

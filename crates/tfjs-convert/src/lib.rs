@@ -24,8 +24,9 @@ mod summary;
 mod target;
 mod values;
 
-pub use convert::{check, convert};
+pub use convert::{Comparison, check, compare, convert};
 pub use error::ConvertError;
 pub use layers::{open_keras, save_keras};
 pub use options::{ConvertOptions, InputFormat, OutputFormat, QuantizationMap};
+pub use passes::lower::lowerings;
 pub use summary::{Progress, Summary, Warning};

@@ -63,6 +63,16 @@ pub(crate) fn run(
     options: &ConvertOptions,
     step: &mut dyn FnMut(&str),
 ) -> Result<Report, ConvertError> {
+    run_watched(model, options, step, &mut |_, _| {})
+}
+
+/// As [`run`]; `watch` sees the model after each pass.
+pub(crate) fn run_watched(
+    model: &mut Model,
+    options: &ConvertOptions,
+    step: &mut dyn FnMut(&str),
+    watch: &mut dyn FnMut(&str, &Model),
+) -> Result<Report, ConvertError> {
     let mut passes = Vec::new();
     let mut nodes_before = 0;
     if let Some(dir) = &options.dump {
@@ -73,6 +83,7 @@ pub(crate) fn run(
         let count = pass(model, options)?;
         debug!(pass = name, rewrites = count, nodes = model.graph.len());
         passes.push((name, count));
+        watch(name, model);
         if name == "prune" {
             nodes_before = node_count(&model.graph);
         }

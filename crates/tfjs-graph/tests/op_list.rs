@@ -1,25 +1,15 @@
-//! The list of what works cannot lie: the registry, TF.js's op list and `docs/ops.md` are compared.
+//! The list of what works cannot lie: the registry and TF.js's op list are compared (and `docs/ops.md`, in
+//! `tfjs-convert`, which knows what a conversion lowers).
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
-use tfjs_graph::{
-    builtin,
-    gradients::{self, Differentiable, differentiable},
-    ops,
-};
-
-/// Ops of TF.js's list that this runtime leaves out, and why.
-const LEFT_OUT: &[(&str, &str)] = &[
-    ("SimpleMLCreateModelResource", "decision forests need their own library"),
-    ("SimpleMLLoadModelFromPathWithHandle", "decision forests need their own library"),
-    ("SimpleMLInferenceOpWithHandle", "decision forests need their own library"),
-];
+use tfjs_graph::{builtin, gradients, ops};
 
 #[test]
 fn every_op_of_tfjs_is_there_or_left_out_with_a_reason() {
     let missing: Vec<&str> = ops::tfjs_ops()
         .map(|(_, op)| op)
-        .filter(|op| builtin(op).is_none() && !LEFT_OUT.iter().any(|(o, _)| o == op))
+        .filter(|op| builtin(op).is_none() && !ops::LEFT_OUT.iter().any(|(o, _)| o == op))
         .collect();
     assert!(missing.is_empty(), "not in the registry: {missing:?}");
 }
@@ -42,56 +32,20 @@ fn every_rule_of_differentiation_is_for_an_op_that_there_is() {
 }
 
 #[test]
-fn the_page_of_ops_is_what_the_registry_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ops.md");
-    let page = page();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(path, &page).unwrap();
-    }
-    let written = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(written == page, "docs/ops.md is not up to date: run this test with UPDATE_DOCS=1");
-}
-
-fn page() -> String {
-    let tfjs: BTreeMap<&str, &str> = ops::tfjs_ops().map(|(list, op)| (op, list)).collect();
-    let mut families: Vec<_> = ops::families().collect();
-    families.sort_by_key(|(name, _)| *name);
-    let count: usize = families.iter().map(|(_, defs)| defs.len()).sum();
-    let both = tfjs.keys().filter(|op| builtin(op).is_some()).count();
-    let mut text = format!(
-        "# Ops\n\nGenerated from the registry by `UPDATE_DOCS=1 cargo test -p tfjs-graph --test op_list`.\n\n\
-         {count} ops run natively. {both} of the {} that TF.js's converter accepts are among them; ops marked with a\n\
-         dash in the third run here but not in TF.js: a conversion lowers them where it can and reports them otherwise. The last\n\
-         column says what differentiation does: there is a rule, the gradient is zero, or it is refused.\n",
-        tfjs.len()
-    );
-    for (name, defs) in families {
-        let _ = write!(text, "\n## {name}\n\n| op | inputs | in TF.js | gradient |\n|---|---|---|---|\n");
-        let mut defs: Vec<_> = defs.iter().collect();
-        defs.sort_by_key(|d| d.name);
-        for d in defs {
-            let (min, max) = (d.arity.start(), d.arity.end());
-            let inputs = match *max {
-                usize::MAX => format!("{min} or more"),
-                _ if min == max => min.to_string(),
-                _ => format!("{min} to {max}"),
-            };
-            let _ = writeln!(
-                text,
-                "| `{}` | {inputs} | {} | {} |",
-                d.name,
-                if tfjs.contains_key(d.name) { "yes" } else { "–" },
-                match differentiable(d.name) {
-                    Differentiable::Yes => "yes",
-                    Differentiable::Zero => "zero",
-                    Differentiable::No => "–",
-                }
-            );
-        }
-    }
-    let _ = write!(text, "\n## Left out\n\n| op of TF.js | why |\n|---|---|\n");
-    for (op, why) in LEFT_OUT {
-        let _ = writeln!(text, "| `{op}` | {why} |");
-    }
-    text
+fn backends_of_tfjs_are_known_op_by_op() {
+    use ops::{Backend, Obstacle};
+    let obstacle = |op, complex| Backend::Wasm.obstacle(op, complex);
+    assert_eq!(obstacle("Conv2D", false), None);
+    assert_eq!(obstacle("Erfc", false), Some(Obstacle::NotListed));
+    assert_eq!(obstacle("EnsureShape", false), Some(Obstacle::NoCode));
+    assert_eq!(obstacle("FFT", true), Some(Obstacle::Kernels(vec!["FFT"])));
+    assert_eq!(obstacle("Mul", true), Some(Obstacle::Complex(vec![])));
+    assert_eq!(Backend::Cpu.obstacle("TopKV2", true), Some(Obstacle::Complex(vec!["TopK"])));
+    // Every op that has code is known to run on some backend.
+    let nowhere = ops::tfjs_ops()
+        .map(|(_, op)| op)
+        .filter(|op| Backend::ALL.iter().all(|b| b.obstacle(op, false).is_some()));
+    let nowhere: Vec<&str> = nowhere.filter(|op| !op.starts_with("SimpleML")).collect();
+    assert_eq!(nowhere, ["BitwiseAnd", "EnsureShape"]);
+    assert_eq!(ops::tfjs_version(), "4.22.0");
 }

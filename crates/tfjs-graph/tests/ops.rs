@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     error::Error,
     fs,
     path::Path,
@@ -69,6 +69,71 @@ fn every_registered_op_has_a_case_or_a_reason() {
     assert!(needless.is_empty(), "has a case, or is not an op: {needless:?}");
 }
 
+/// `ops/dtypes.txt`: the types of the input that gives an op its type, in cases and in trials with other types.
+#[test]
+fn types_that_ops_take_are_those_listed() {
+    let words = include_str!("../src/ops/type_attrs.txt");
+    let attrs: HashMap<&str, Vec<&str>> = words
+        .lines()
+        .filter_map(|l| l.split_once(' '))
+        .map(|(op, words)| (op, words.split(' ').map(|w| w.rsplit('*').next().unwrap()).collect()))
+        .collect();
+    let mut types: BTreeMap<String, BTreeSet<DType>> = BTreeMap::new();
+    for case in cases().iter().filter(|c| c.get("op").is_some() && c.get("error").is_none()) {
+        let op = case["op"].as_str().unwrap();
+        let words = attrs.get(op).cloned().unwrap_or_default();
+        let main = words.iter().position(|w| *w == "T").or_else(|| words.iter().position(|w| *w != "."));
+        let at = main.unwrap_or(0);
+        let Some(given) = items(&case["in"]).get(at).map(|i| tensor(i).dtype()) else { continue };
+        let taken = types.entry(op.to_owned()).or_default();
+        taken.insert(given);
+        for dtype in [DType::Float32, DType::Int32, DType::Bool, DType::String, DType::Complex64] {
+            if main.is_some() && !taken.contains(&dtype) && takes(case, &words, at, dtype) {
+                taken.insert(dtype);
+            }
+        }
+    }
+    let line = |(op, types): (&String, &BTreeSet<DType>)| {
+        let names: Vec<_> = types.iter().map(|t| t.name()).collect();
+        format!("{op} {}\n", names.join(" "))
+    };
+    let text: String = types.iter().map(line).collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops/dtypes.txt");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(path, &text).unwrap();
+    }
+    assert!(fs::read_to_string(path).unwrap() == text, "src/ops/dtypes.txt is not up to date: UPDATE_DOCS=1");
+}
+
+/// Whether a case runs when its inputs of one type attribute have another type.
+fn takes(case: &Value, words: &[&str], at: usize, dtype: DType) -> bool {
+    let mut case = case.clone();
+    let of = |i: usize| words.get(i).or(words.last());
+    let given = case["in"][at]["dtype"].clone();
+    for i in 0..items(&case["in"]).len() {
+        if of(i) != of(at) || case["in"][i]["dtype"] != given {
+            continue;
+        }
+        let entry = &mut case["in"][i];
+        let parts = if given == "complex64" { 2 } else { 1 };
+        let number = |v: &Value| if v.is_number() { float(v) } else { 1.0 };
+        let numbers: Vec<f32> = items(&entry["data"]).iter().step_by(parts).map(number).collect();
+        entry["dtype"] = json!(dtype.name());
+        entry["data"] = match dtype {
+            DType::Float32 => json!(numbers),
+            DType::Int32 => json!(numbers.iter().map(|x| *x as i32).collect::<Vec<_>>()),
+            DType::Bool => json!(numbers.iter().map(|x| *x > 0.0).collect::<Vec<_>>()),
+            DType::String => json!(numbers.iter().map(|x| x.to_string()).collect::<Vec<_>>()),
+            DType::Complex64 => json!(numbers.iter().flat_map(|x| [*x, 0.5]).collect::<Vec<_>>()),
+        };
+    }
+    if let Some(attr) = case["attr"].get_mut(words[at]) {
+        *attr = json!({"type": proto_type(dtype)});
+    }
+    case["out"] = json!([{}]);
+    outputs(&case, false).is_ok()
+}
+
 fn cases() -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/ops");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
@@ -95,6 +160,23 @@ fn check_on(isa: Isa) {
 }
 
 fn check_case(case: &Value, as_model: bool) -> Result<(), String> {
+    let got = outputs(case, as_model);
+    if case["error"] == true {
+        return match got {
+            Ok(got) => Err(format!("{got:?} instead of an error")),
+            Err(e) if e.contains("`node`") => Ok(()),
+            Err(e) => Err(format!("the error does not name the node: {e}")),
+        };
+    }
+    let wanted = items(&case["out"]).iter().enumerate().filter(|(_, o)| !o.is_null());
+    for ((i, want), got) in wanted.zip(got?) {
+        compare(&got, &tensor(want), &case["tol"]).map_err(|e| format!("output {i}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// What comes out where the case has a value.
+fn outputs(case: &Value, as_model: bool) -> Result<Vec<Tensor>, String> {
     let is_graph = case.get("graph").is_some();
     let (mut nodes, mut fed, mut constants) = (Vec::new(), Vec::new(), HashMap::new());
     for (i, entry) in items(&case["in"]).iter().enumerate() {
@@ -125,18 +207,7 @@ fn check_case(case: &Value, as_model: bool) -> Result<(), String> {
         };
         (json!({"node": nodes}), fetch)
     };
-    let got = run(graph, &constants, fed, &fetch, as_model).map_err(|e| chain(&*e));
-    if case["error"] == true {
-        return match got {
-            Ok(got) => Err(format!("{got:?} instead of an error")),
-            Err(e) if e.contains("`node`") => Ok(()),
-            Err(e) => Err(format!("the error does not name the node: {e}")),
-        };
-    }
-    for ((i, want), got) in wanted.iter().zip(got?) {
-        compare(&got, &tensor(want), &case["tol"]).map_err(|e| format!("output {i}: {e}"))?;
-    }
-    Ok(())
+    run(graph, &constants, fed, &fetch, as_model).map_err(|e| chain(&*e))
 }
 
 fn run(

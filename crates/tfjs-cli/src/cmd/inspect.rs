@@ -3,13 +3,13 @@ use std::fmt::Write;
 use crate::{
     CliError,
     args::InspectArgs,
-    inspect::{self, Report, TensorReport},
+    inspect::{self, Finding, Report, TargetReport, TensorReport},
     show,
 };
 
 /// `tfjs inspect`
 pub(crate) fn run(args: &InspectArgs) -> Result<String, CliError> {
-    let report = inspect::report(&args.path)?;
+    let report = inspect::report(&args.path, &args.target)?;
     if args.json { show::json(&report) } else { Ok(as_text(&report)) }
 }
 
@@ -68,6 +68,9 @@ fn as_text(report: &Report) -> String {
             .collect();
         text += &show::table(&["layer", "class", ">parameters"], &rows);
     }
+    for target in &report.targets {
+        targets(&mut text, target);
+    }
     if !report.problems.is_empty() {
         text += "\nproblems\n";
         for problem in &report.problems {
@@ -75,6 +78,20 @@ fn as_text(report: &Report) -> String {
         }
     }
     text
+}
+
+fn targets(text: &mut String, report: &TargetReport) {
+    let TargetReport { target, nodes, left, findings } = report;
+    let nodes = show::count(*nodes, "node");
+    let _ = match findings.len() {
+        0 => writeln!(text, "\ntarget {target}: all of {nodes} can run"),
+        n => writeln!(text, "\ntarget {target}: {n} of {nodes} cannot run, {left} after a conversion"),
+    };
+    let row = |f: &Finding| vec![f.node.clone(), f.op.clone(), f.reason.clone(), f.conversion.clone()];
+    if !findings.is_empty() {
+        let rows: Vec<_> = findings.iter().map(row).collect();
+        *text += &show::table(&["node", "op", "why", "in a conversion"], &rows);
+    }
 }
 
 fn endpoints(text: &mut String, indent: &str, inputs: &[TensorReport], outputs: &[TensorReport]) {

@@ -2,14 +2,20 @@
 
 use std::path::Path;
 
+use tfjs_convert::{ConvertOptions, InputFormat};
 use tfjs_layers::{LayersModel, Network, SaveOptions};
 
-use super::{LayerReport, Report, tfjs::tensor};
+use super::{LayerReport, Report, Target, tfjs::tensor};
 use crate::CliError;
 
 /// A Keras file.
-pub(super) fn report(location: &str, format: &'static str, about: &str) -> Result<Report, CliError> {
-    let mut report = Report::new(location, format, about);
+pub(super) fn report(
+    location: &str,
+    format: InputFormat,
+    about: &str,
+    targets: &[Target],
+) -> Result<Report, CliError> {
+    let mut report = Report::new(location, format.name(), about);
     report.size = super::size(Path::new(location));
     let model = match tfjs_convert::open_keras(location) {
         Ok(model) => model,
@@ -27,7 +33,15 @@ pub(super) fn report(location: &str, format: &'static str, about: &str) -> Resul
     describe(&mut report, &model)?;
     let written = model.check_save(&SaveOptions::default())?;
     report.problems.extend(written.warnings.iter().map(ToString::to_string));
+    on_targets(&mut report, location, format, targets);
     Ok(report)
+}
+
+/// What the graph of a model needs that targets do not have.
+pub(super) fn on_targets(report: &mut Report, location: &str, format: InputFormat, targets: &[Target]) {
+    let options =
+        ConvertOptions { input: location.to_owned(), input_format: format, ..ConvertOptions::default() };
+    report.compare(&options, targets);
 }
 
 /// What a model takes and gives, and its layers.

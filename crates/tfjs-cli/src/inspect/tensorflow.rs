@@ -15,12 +15,17 @@ use tfjs_format::{
     tensor_shape,
 };
 
-use super::{Report, SignatureReport, TensorReport, dims, dtype_name, layers::chain};
+use super::{Report, SignatureReport, Target, TensorReport, dims, dtype_name, layers::chain};
 use crate::CliError;
 
 const INIT_SIGNATURE: &str = "__saved_model_init_op";
 
-pub(super) fn report(location: &str, format: InputFormat, path: &Path) -> Result<Report, CliError> {
+pub(super) fn report(
+    location: &str,
+    format: InputFormat,
+    path: &Path,
+    targets: &[Target],
+) -> Result<Report, CliError> {
     let mut report = match format {
         InputFormat::TfFrozenModel => of_frozen(location, path)?,
         InputFormat::TfSessionBundle => of_session_bundle(location, path)?,
@@ -30,7 +35,12 @@ pub(super) fn report(location: &str, format: InputFormat, path: &Path) -> Result
     if format == InputFormat::TfSessionBundle && path.is_file() {
         report.size = path.parent().map_or(report.size, super::size);
     }
-    convertible(&mut report, format, path);
+    let options = options(&report, format, path);
+    match tfjs_convert::check(&options) {
+        Ok(warnings) => report.problems.extend(warnings.iter().map(ToString::to_string)),
+        Err(e) => report.problems.push(format!("it would not convert: {}", chain(&e))),
+    }
+    report.compare(&options, targets);
     Ok(report)
 }
 
@@ -204,13 +214,13 @@ fn of_saver(name: &str) -> bool {
         .is_some_and(|(scope, _)| scope == "save" || scope.strip_prefix("save_").is_some_and(number))
 }
 
-/// Goes through a conversion without writing.
-fn convertible(report: &mut Report, format: InputFormat, path: &Path) {
+/// How the model is converted when nothing is asked for in particular.
+fn options(report: &Report, format: InputFormat, path: &Path) -> ConvertOptions {
     let tags = report.signatures.first().map(|s| s.tags.clone());
     let named = format == InputFormat::TfFrozenModel
         || format == InputFormat::TfSessionBundle && report.signatures.is_empty();
     let signature = |name: &str| report.signatures.iter().any(|s| s.name == name);
-    let options = ConvertOptions {
+    ConvertOptions {
         input: path.to_string_lossy().into_owned(),
         input_format: format,
         saved_model_tags: tags.unwrap_or_else(|| vec!["serve".to_owned()]),
@@ -224,9 +234,5 @@ fn convertible(report: &mut Report, format: InputFormat, path: &Path) {
             Vec::new()
         },
         ..ConvertOptions::default()
-    };
-    match tfjs_convert::check(&options) {
-        Ok(warnings) => report.problems.extend(warnings.iter().map(ToString::to_string)),
-        Err(e) => report.problems.push(format!("it would not convert: {}", chain(&e))),
     }
 }

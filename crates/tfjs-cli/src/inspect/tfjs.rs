@@ -1,6 +1,7 @@
 //! TensorFlow.js models.
 
 use serde_json::Value;
+use tfjs_convert::InputFormat;
 use tfjs_format::{
     DType, ModelJson, Topology, WeightSpec,
     io::{self, LoadOptions, ModelSource, ModelText},
@@ -8,11 +9,11 @@ use tfjs_format::{
 use tfjs_graph::{Constant, Graph, GraphModel, ModelOptions, Registry, TensorInfo};
 use tfjs_layers::{LayersModel, LayersOptions, StoredWeight, StoredWeights};
 
-use super::{Report, TensorReport, layers::chain};
+use super::{Report, Target, TensorReport, layers::chain};
 use crate::CliError;
 
 /// The model's text is read whole; of its weight files only their sizes.
-pub(super) fn report(location: &str) -> Result<Report, CliError> {
+pub(super) fn report(location: &str, targets: &[Target]) -> Result<Report, CliError> {
     let source = io::open(location, &LoadOptions::default())?;
     let (text_size, legacy) = match source.model()? {
         ModelText::Json(text) => (text.len(), false),
@@ -33,8 +34,11 @@ pub(super) fn report(location: &str) -> Result<Report, CliError> {
     report.size = text_size as u64;
     weights(&mut report, &model, source.as_ref());
     match &model.topology {
-        Topology::Graph(_) => graph(&mut report, &model)?,
-        Topology::Layers(topology) => layers(&mut report, topology, &model)?,
+        Topology::Graph(_) => graph(&mut report, &model, targets)?,
+        Topology::Layers(topology) => {
+            layers(&mut report, topology, &model)?;
+            super::layers::on_targets(&mut report, location, InputFormat::TfjsLayersModel, targets);
+        }
         Topology::None => {
             report.problems.push("there is nothing to run: the file lists weights only".to_owned())
         }
@@ -76,7 +80,7 @@ fn is_float(spec: &WeightSpec) -> bool {
     matches!(spec.runtime_dtype(), DType::Float32 | DType::Complex64)
 }
 
-fn graph(report: &mut Report, model: &ModelJson) -> Result<(), CliError> {
+fn graph(report: &mut Report, model: &ModelJson, targets: &[Target]) -> Result<(), CliError> {
     let specs: std::collections::HashMap<&str, &WeightSpec> = model
         .weights_manifest
         .iter()
@@ -95,6 +99,7 @@ fn graph(report: &mut Report, model: &ModelJson) -> Result<(), CliError> {
     let graph = model.graph();
     report.nodes = graph.len();
     report.functions = graph.library.len();
+    report.targets = targets.iter().map(|t| t.of_converted(graph)).collect();
     report.ops = nodes(graph).map(|(_, op)| op).collect();
     let registry = Registry::default();
     let mut foreign: Vec<&str> = Vec::new();

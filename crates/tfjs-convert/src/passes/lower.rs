@@ -38,29 +38,35 @@ const RENAMES: &[(&str, &str)] = &[
 
 type Lowering = fn(&mut Lower<'_>) -> Option<Root>;
 
-/// Ops that become several nodes.
-const LOWERINGS: &[(&str, Lowering)] = &[
-    ("Angle", |l| Some(Root::new("Atan2", [l.imag(0), l.real(0)], l.real_type()))),
-    ("BatchNormWithGlobalNormalization", batch_norm),
-    ("Conj", conjugate),
-    ("Cumprod", |l| axis_from_the_front(l, "Cumprod")),
-    ("Cumsum", |l| axis_from_the_front(l, "Cumsum")),
-    ("Erfc", |l| {
+/// Ops that become several nodes: what they become, where it depends under which condition, and how.
+const LOWERINGS: &[(&str, &str, Lowering)] = &[
+    ("Angle", "`Atan2` of imaginary and real part", |l| {
+        Some(Root::new("Atan2", [l.imag(0), l.real(0)], l.real_type()))
+    }),
+    ("BatchNormWithGlobalNormalization", "`FusedBatchNormV3`", batch_norm),
+    ("Conj", "`Complex` of `Real` and the negated `Imag`", conjugate),
+    ("Cumprod", "a negative axis counts from the front", |l| axis_from_the_front(l, "Cumprod")),
+    ("Cumsum", "a negative axis counts from the front", |l| axis_from_the_front(l, "Cumsum")),
+    ("Erfc", "1 − `Erf`", |l| {
         let (one, erf) = (l.scalar("one", 1.0)?, l.node("erf", "Erf", [l.input(0)?]));
         Some(Root::new("Sub", [one, erf], l.dtype()))
     }),
-    ("FusedBatchNorm", batch_norm_of_batch),
-    ("FusedBatchNormV2", batch_norm_of_batch),
-    ("FusedBatchNormV3", batch_norm_of_batch),
-    ("L2Loss", l2_loss),
-    ("LookupTableFind", keep_key_shape),
-    ("LookupTableFindV2", keep_key_shape),
-    ("MatrixBandPart", band_part),
-    ("MulNoNan", |l| {
+    (
+        "FusedBatchNorm",
+        "in training, the statistics of the batch are computed beside it",
+        batch_norm_of_batch,
+    ),
+    ("FusedBatchNormV2", "as `FusedBatchNorm`", batch_norm_of_batch),
+    ("FusedBatchNormV3", "as `FusedBatchNorm`", batch_norm_of_batch),
+    ("L2Loss", "half the `Sum` of `Square`", l2_loss),
+    ("LookupTableFind", "`LookupTableFindV2`, reshaped as the keys", keep_key_shape),
+    ("LookupTableFindV2", "itself, reshaped as the keys", keep_key_shape),
+    ("MatrixBandPart", "`SelectV2` by distances from the diagonal", band_part),
+    ("MulNoNan", "`Mul`, and 0 where the second factor is", |l| {
         let product = l.node("product", "Mul", [l.input(0)?, l.input(1)?]);
         l.unless_zero(1, product)
     }),
-    ("NonMaxSuppression", |l| {
+    ("NonMaxSuppression", "`NonMaxSuppressionV2`", |l| {
         let threshold = l.attrs().float_or("iou_threshold", 0.5).ok()?;
         let threshold = l.constant("iou_threshold", DataType::DtFloat, Tensor::scalar(threshold));
         Some(Root::new(
@@ -69,38 +75,50 @@ const LOWERINGS: &[(&str, Lowering)] = &[
             DataType::DtFloat,
         ))
     }),
-    ("Softsign", |l| {
+    ("Softsign", "x / (1 + |x|)", |l| {
         let (one, magnitude) = (l.scalar("one", 1.0)?, l.node("abs", "Abs", [l.input(0)?]));
         let below = l.node("below", "AddV2", [magnitude, one]);
         Some(Root::new("RealDiv", [l.input(0)?, below], l.dtype()))
     }),
-    ("StridedSlice", slice_in_two),
-    ("StringLower", ascii_lower),
-    ("StringSplitV2", split_by_one),
-    ("TensorScatterAdd", |l| scatter(l, "AddV2")),
-    ("TensorScatterSub", |l| scatter(l, "Sub")),
-    ("TopK", |l| {
+    ("StridedSlice", "two of them, where axes are dropped after others are stepped through", slice_in_two),
+    ("StringLower", "`StaticRegexReplace` per letter (ASCII)", ascii_lower),
+    (
+        "StringSplitV2",
+        "`StringSplit`, if it splits at one constant character or at white space",
+        split_by_one,
+    ),
+    ("TensorScatterAdd", "`ScatterNd` and `AddV2`", |l| scatter(l, "AddV2")),
+    ("TensorScatterSub", "`ScatterNd` and `Sub`", |l| scatter(l, "Sub")),
+    ("TopK", "`TopKV2`", |l| {
         let k = i32::try_from(l.attrs().int("k").ok()?).ok()?;
         let k = l.constant("k", DataType::DtInt32, Tensor::scalar(k));
         let mut root = Root::new("TopKV2", [l.input(0)?, k], l.dtype());
         root.attrs.set("sorted", Value::B(l.attrs().bool_or("sorted", true).ok()?));
         Some(root)
     }),
-    ("Xdivy", |l| {
+    ("Xdivy", "`RealDiv`, and 0 where x is", |l| {
         let quotient = l.node("quotient", "RealDiv", [l.input(0)?, l.input(1)?]);
         l.unless_zero(0, quotient)
     }),
-    ("Xlog1py", |l| {
+    ("Xlog1py", "`Mul` and `Log1p`, and 0 where x is", |l| {
         let log = l.node("log", "Log1p", [l.input(1)?]);
         let product = l.node("product", "Mul", [l.input(0)?, log]);
         l.unless_zero(0, product)
     }),
-    ("Xlogy", |l| {
+    ("Xlogy", "`Mul` and `Log`, and 0 where x is", |l| {
         let log = l.node("log", "Log", [l.input(1)?]);
         let product = l.node("product", "Mul", [l.input(0)?, log]);
         l.unless_zero(0, product)
     }),
 ];
+
+/// The ops that a conversion expresses by others, and by which (for a page: Markdown).
+pub fn lowerings() -> impl Iterator<Item = (&'static str, String)> {
+    let renamed = RENAMES.iter().map(|(from, to)| (*from, format!("`{to}`")));
+    let several = LOWERINGS.iter().map(|(op, what, _)| (*op, (*what).to_owned()));
+    let cases = ["Case", "StatelessCase"].map(|op| (op, "a chain of `If`".to_owned()));
+    renamed.chain(several).chain(cases)
+}
 
 /// Lowers what can be lowered in one graph; says how many nodes.
 pub(crate) fn lower(graph: &mut Graph) -> usize {
@@ -113,7 +131,7 @@ pub(crate) fn lower(graph: &mut Graph) -> usize {
             }
             (*to).clone_into(&mut graph.node_mut(id).op);
             count += 1;
-        } else if let Some((_, lowering)) = LOWERINGS.iter().find(|(from, _)| *from == op) {
+        } else if let Some((_, _, lowering)) = LOWERINGS.iter().find(|(from, ..)| *from == op) {
             let Some(root) = lowering(&mut Lower { graph, id }) else { continue };
             let node = graph.node_mut(id);
             root.op.clone_into(&mut node.op);

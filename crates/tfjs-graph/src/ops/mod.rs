@@ -29,6 +29,7 @@ use std::{collections::HashSet, sync::LazyLock};
 use crate::op::OpDef;
 
 mod arithmetic;
+mod backends;
 mod basic_math;
 pub(crate) mod control;
 mod convolution;
@@ -53,6 +54,7 @@ mod spectral;
 mod string;
 mod transformation;
 
+pub use backends::{Backend, Obstacle, dtypes, tfjs_version};
 pub(crate) use control::constant as graph_const;
 
 /// All families: name and table.
@@ -92,6 +94,13 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
 pub fn tfjs_ops() -> impl Iterator<Item = (&'static str, &'static str)> {
     include_str!("tfjs_ops.txt").lines().filter_map(|line| line.split_once(' '))
 }
+
+/// Ops of that list that this runtime leaves out, and why.
+pub const LEFT_OUT: &[(&str, &str)] = &[
+    ("SimpleMLCreateModelResource", "decision forests need their own library"),
+    ("SimpleMLInferenceOpWithHandle", "decision forests need their own library"),
+    ("SimpleMLLoadModelFromPathWithHandle", "decision forests need their own library"),
+];
 
 /// Whether TF.js's converter accepts an op.
 pub fn in_tfjs(op: &str) -> bool {
