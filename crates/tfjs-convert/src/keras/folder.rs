@@ -95,7 +95,7 @@ fn collect(folder: &Path, prefix: &str, into: &mut BTreeMap<String, Bytes>, dept
         if kind.is_dir() && depth < MAX_DEPTH {
             collect(&entry.path(), &format!("{name}/"), into, depth + 1)?;
         } else if kind.is_file() {
-            into.insert(name, tfjs_format::io::map_file(&entry.path())?);
+            into.insert(name, tfjs_format::io::map_file(entry.path())?);
         }
     }
     Ok(())
