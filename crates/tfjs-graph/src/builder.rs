@@ -14,6 +14,10 @@ use crate::{
     attrs::partial_shape, op::Build,
 };
 
+mod inline;
+
+pub use inline::Inlined;
+
 /// Writes a graph node by node. What is known of each value (type, shape, and the value of small constants) is inferred
 /// as its node is added, so that who builds can ask for it: this is where the shapes of Keras layers come from.
 ///

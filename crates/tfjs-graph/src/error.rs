@@ -58,6 +58,22 @@ pub enum GraphError {
         /// The constant.
         node: String,
     },
+    /// A node that was to get another value is no constant.
+    #[error("node `{node}` is no constant")]
+    NotAConstant {
+        /// The node.
+        node: String,
+    },
+    /// A constant was to get a value of another type or shape.
+    #[error("constant `{node}` holds {expected}; a value of {got} was given")]
+    ConstantChanged {
+        /// The constant.
+        node: String,
+        /// Type and shape of the value.
+        got: String,
+        /// Those of the constant.
+        expected: String,
+    },
     /// A constant cannot be read.
     #[error("the value of constant `{node}` cannot be read")]
     Constant {

@@ -80,9 +80,20 @@ pub struct GraphModel {
 #[derive(Clone, Debug)]
 pub struct Binding {
     plan: Arc<Plan>,
-    /// For each feed of the plan, which input it is.
-    order: Vec<usize>,
+    /// For each feed of the plan, where it comes from.
+    feeds: Vec<Feed>,
+    /// How many inputs were named.
+    inputs: usize,
     names: Vec<String>,
+}
+
+/// Where a feed of a plan comes from.
+#[derive(Clone, Copy, Debug)]
+enum Feed {
+    /// The input of this number.
+    Input(usize),
+    /// What the initializer made under this id.
+    Resource(i64),
 }
 
 type PlanKey = (Vec<Port>, Vec<Port>);
@@ -346,6 +357,48 @@ impl GraphModel {
         &self.graph
     }
 
+    /// The graph that runs once before the first run and fills tables, if there is one.
+    pub fn initializer(&self) -> Option<&Graph> {
+        self.initializer.as_ref()
+    }
+
+    /// The model with other values of constants; all else is the same.
+    ///
+    /// # Errors
+    /// When a node is no constant, or the type or shape of its value differs.
+    pub fn with_constants(&self, values: Vec<(NodeId, Tensor)>) -> Result<GraphModel, GraphError> {
+        let mut graph = self.graph.clone();
+        for (id, value) in values {
+            let known = graph.get(id).is_some();
+            let Some(old) = graph.get(id).and_then(|n| n.value.as_ref()) else {
+                let node = if known { graph.node(id).name.clone() } else { format!("#{}", id.0) };
+                return Err(GraphError::NotAConstant { node });
+            };
+            let data_type = old.data_type();
+            if old.shape() != value.dims() || DType::from_proto(data_type) != Some(value.dtype()) {
+                return Err(GraphError::ConstantChanged {
+                    node: graph.node(id).name.clone(),
+                    got: Fact::of(value.dtype(), value.dims()).to_string(),
+                    expected: format!("{old:?}"),
+                });
+            }
+            graph.node_mut(id).value = Some(Constant::new(data_type, value));
+        }
+        Ok(GraphModel {
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            aliases: self.aliases.clone(),
+            vanished: self.vanished.clone(),
+            signature: self.signature.clone(),
+            metadata: self.metadata.clone(),
+            generated_by: self.generated_by.clone(),
+            converted_by: self.converted_by.clone(),
+            initialized: Mutex::new(self.initializer.is_none()),
+            initializer: self.initializer.clone(),
+            ..GraphModel::from_graph(graph, self.options.clone())
+        })
+    }
+
     /// Computes all outputs. Inputs are named by signature key, node or tensor name.
     ///
     /// # Errors
@@ -438,12 +491,20 @@ impl GraphModel {
                 known: self.inputs.iter().map(|i| i.key.clone()).collect(),
             })?);
         }
-        let mut order: Vec<usize> = (0..ports.len()).collect();
-        order.sort_by_key(|&i| ports[i].0);
-        let facts: Vec<(Port, Option<DType>)> = order.iter().map(|&i| ports[i]).collect();
+        let mut feeds: Vec<(Port, Option<DType>, Feed)> =
+            ports.into_iter().enumerate().map(|(i, (port, dtype))| (port, dtype, Feed::Input(i))).collect();
+        for e in self.graph.inputs.iter().filter(|e| e.data_type == DataType::DtResource) {
+            if let Some(id) = e.resource_id.filter(|&id| self.resources.captured(id).is_some()) {
+                feeds.push((e.port, None, Feed::Resource(id)));
+            }
+        }
+        feeds.sort_by_key(|(port, ..)| *port);
+        let facts: Vec<(Port, Option<DType>)> =
+            feeds.iter().map(|(port, dtype, _)| (*port, *dtype)).collect();
         let outputs: Vec<&str> = outputs.iter().map(AsRef::as_ref).collect();
         let (names, fetches) = self.fetches(Some(&outputs))?;
-        Ok(Binding { plan: self.plan(&facts, &fetches)?, order, names })
+        let plan = self.plan(&facts, &fetches)?;
+        Ok(Binding { plan, feeds: feeds.into_iter().map(|f| f.2).collect(), inputs: inputs.len(), names })
     }
 
     /// Runs what was bound; inputs and outputs stand in the order in which they were named. Types and shapes of inputs are
@@ -457,12 +518,16 @@ impl GraphModel {
         inputs: Vec<Tensor>,
         profile: Option<&mut Profile>,
     ) -> Result<Vec<Tensor>, GraphError> {
-        let (given, wanted) = (inputs.len(), binding.order.len());
+        let (given, wanted) = (inputs.len(), binding.inputs);
         if given != wanted {
             return Err(GraphError::InputCount { given, wanted });
         }
         let mut inputs: Vec<Option<Tensor>> = inputs.into_iter().map(Some).collect();
-        let feeds = binding.order.iter().filter_map(|&i| inputs[i].take()).map(Value::Tensor).collect();
+        let feed = |feed: &Feed| match *feed {
+            Feed::Input(i) => inputs[i].take().map(Value::Tensor),
+            Feed::Resource(id) => self.resources.captured(id),
+        };
+        let feeds = binding.feeds.iter().filter_map(feed).collect();
         tensors(&binding.names, self.execute(&binding.plan, feeds, profile)?)
     }
 
