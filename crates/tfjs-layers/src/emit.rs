@@ -180,6 +180,11 @@ impl Emit {
         Ok(handle)
     }
 
+    /// Takes over the initializer of a graph that is written into this one: tables keep their names.
+    pub(crate) fn initialize_with(&mut self, graph: &Graph) -> Result<()> {
+        Ok(self.initializer.adopt(graph)?)
+    }
+
     /// The weights known from now on: those before, and more.
     pub(crate) fn set_params(&mut self, params: &Params) {
         if params.weights.len() != self.params.weights.len() {

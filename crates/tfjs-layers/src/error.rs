@@ -209,6 +209,30 @@ pub enum LayersError {
     /// Something about data, losses or the course of training.
     #[error("{0}")]
     Training(String),
+    /// No constant of a graph has this name.
+    #[error("no constant of the graph is named `{name}`; those that can be trained are {}", .known.join(", "))]
+    UnknownConstant {
+        /// The name.
+        name: String,
+        /// Names of constants that can be trained.
+        known: Vec<String>,
+    },
+    /// A constant of a graph cannot be trained.
+    #[error("`{name}` cannot be trained: {reason}")]
+    NotTunable {
+        /// Name of the constant.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A model that holds a graph was to be written as layers.
+    #[error(
+        "layer `{layer}` is a frozen graph, which no file of layers can hold; `Tuning::into_graph_model` gives it back to be written"
+    )]
+    HoldsGraph {
+        /// Name of the layer.
+        layer: String,
+    },
     /// There is no layer or weight of this name.
     #[error("no {what} is named `{name}`")]
     NotFound {

@@ -45,8 +45,9 @@ impl LayersModel {
     /// from, which those of Keras 2 do not in `.h5` files.
     ///
     /// # Errors
-    /// When an operation of one version of Keras would have to be written for the other.
+    /// When an operation of one version of Keras would have to be written for the other, or a layer is a frozen graph.
     pub fn keras_config(&self, archive: bool) -> Result<Value> {
+        self.refuse_graphs()?;
         let keras3 = self.keras_dialect() == Dialect::Keras3;
         Writer { keras3, modules: keras3 || archive }.model(&self.network().config, None)
     }

@@ -181,6 +181,28 @@ impl LayersModel {
         })
     }
 
+    /// A model of layers that are known already; its weights have no values yet.
+    pub(crate) fn from_config(config: ModelConfig, dialect: Dialect) -> Result<LayersModel> {
+        let mut network = Network::new(config, dialect)?;
+        let mut params = Params::default();
+        network.build(&mut Scope::new(&mut params, dialect), &[])?;
+        Ok(LayersModel {
+            network,
+            params,
+            dialect,
+            keras_version: None,
+            backend: None,
+            training_dialect: dialect,
+            training_config: None,
+            optimizer_weights: Vec::new(),
+            metadata: None,
+            unknown_options: Vec::new(),
+            compiled: OnceLock::new(),
+            training: None,
+            states: Mutex::default(),
+        })
+    }
+
     /// Name of the model.
     pub fn name(&self) -> &str {
         &self.network.config.name

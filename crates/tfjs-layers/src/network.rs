@@ -196,6 +196,9 @@ pub(crate) fn make_noting(
     if let Some(model) = &config.model {
         return Ok(Box::new(Network::noting((**model).clone(), dialect, unknown)?));
     }
+    if let Some(graph) = &config.graph {
+        return Ok(graph.layer());
+    }
     layers::make(config, dialect, unknown)
 }
 

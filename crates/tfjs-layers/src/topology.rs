@@ -59,6 +59,8 @@ pub struct LayerConfig {
     pub model: Option<Box<ModelConfig>>,
     /// The layer is not in the file: the input layer of a sequential model that gives only a shape.
     pub implied: bool,
+    /// The layer is a graph model.
+    pub(crate) graph: Option<crate::fine_tune::FrozenGraph>,
 }
 
 /// One call of a layer.
@@ -166,6 +168,7 @@ impl LayerConfig {
             calls: Vec::new(),
             model: None,
             implied: false,
+            graph: None,
         }
     }
 

@@ -242,6 +242,13 @@ impl<'a> Scope<'a> {
         Arc::make_mut(&mut self.params.weights[id.0]).tfjs = path.join("/");
     }
 
+    /// Gives a weight a name of its own, whatever layer declares it.
+    pub(crate) fn rename(&mut self, id: WeightId, name: &str) {
+        let weight = Arc::make_mut(&mut self.params.weights[id.0]);
+        name.clone_into(&mut weight.keras);
+        name.clone_into(&mut weight.tfjs);
+    }
+
     /// The scope of an object that belongs to the layer: a wrapped layer or a cell. `object` is the attribute that
     /// holds it (`cell`, `forward_layer`); `keras` and `tfjs` are what it adds to the names of variables, which may be
     /// nothing.

@@ -1,7 +1,10 @@
 //! Hash tables: a graph that makes and fills them once.
 
 use tfjs_format::proto::attr_value::Value;
-use tfjs_graph::{Constant, Graph, Node, builder::attr};
+use tfjs_graph::{
+    Constant, Endpoint, Graph, GraphError, Node,
+    builder::{Builder, attr},
+};
 use tfjs_kernels::Tensor;
 
 /// The op that makes a table.
@@ -30,6 +33,16 @@ impl Tables {
             .attrs(tfjs_graph::Attrs::default().with("Tin", key).with("Tout", value));
         let import = self.graph.add_fresh(import);
         self.graph.targets.push(import);
+    }
+
+    /// Adds a graph that fills tables of its own.
+    pub(super) fn adopt(&mut self, graph: &Graph) -> Result<(), GraphError> {
+        let mut builder = Builder::from_graph(std::mem::take(&mut self.graph))?;
+        let inlined = builder.inline(graph, &[])?;
+        self.graph = builder.finish();
+        let outputs = graph.outputs.iter().zip(inlined.outputs);
+        self.graph.outputs.extend(outputs.map(|(e, port)| Endpoint { port, ..e.clone() }));
+        Ok(())
     }
 
     /// The graph, if it makes any tables.

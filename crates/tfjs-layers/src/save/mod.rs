@@ -133,7 +133,7 @@ impl LayersModel {
     /// Writes the model for TensorFlow.js into a directory: `model.json` and weight files, all or nothing.
     ///
     /// # Errors
-    /// When weights are missing or cannot be read, or files cannot be written.
+    /// When weights are missing or cannot be read, a layer is a frozen graph, or files cannot be written.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<SaveReport> {
         let mut sink = DirectorySink::create(directory.as_ref())?;
         self.save_to(&mut sink, &SaveOptions::default())
@@ -152,6 +152,7 @@ impl LayersModel {
     /// # Errors
     /// When the topology cannot be written.
     pub fn check_save(&self, options: &SaveOptions) -> Result<SaveReport> {
+        self.refuse_graphs()?;
         Ok(draft::Drafter::new(self, options.lower).root()?.1)
     }
 
@@ -165,6 +166,7 @@ impl LayersModel {
         options: &SaveOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<SaveReport> {
+        self.refuse_graphs()?;
         let (draft, mut report) = draft::Drafter::new(self, options.lower).root()?;
         let mut groups = Vec::new();
         let mut total = 0;

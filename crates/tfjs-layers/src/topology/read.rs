@@ -111,6 +111,7 @@ pub(super) fn layer(value: &Value, dialect: Dialect, place: &str, depth: usize) 
         calls: Vec::new(),
         model,
         implied: false,
+        graph: None,
     })
 }
 
