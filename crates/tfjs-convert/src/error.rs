@@ -349,6 +349,12 @@ pub enum ConvertError {
         /// The nodes.
         ops: Vec<UnsupportedOp>,
     },
+    /// A graph that is to be written as it is has ops that TensorFlow.js does not have.
+    #[error("TensorFlow.js does not have ops of the graph: {}{}", op_names(.ops), op_nodes(.ops))]
+    NotInTfjs {
+        /// The nodes.
+        ops: Vec<UnsupportedOp>,
+    },
     /// Lossy steps where none are allowed.
     #[error("the conversion is not exact:{}", lines(.warnings))]
     Lossy {

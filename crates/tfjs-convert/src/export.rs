@@ -30,7 +30,8 @@ pub(crate) fn write(
     sink: &mut dyn ModelSink,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Written, ConvertError> {
-    let weights = write_weights(constants(model), options, sink, progress)?;
+    let weights =
+        write_weights(constants(&model.graph, model.initializer.as_ref()), options, sink, progress)?;
     let json = ModelJson {
         format: Some(ModelFormat::GraphModel),
         generated_by: (!model.tensorflow_version.is_empty()).then(|| model.tensorflow_version.clone()),
@@ -99,16 +100,16 @@ fn user_metadata(
 }
 
 /// All constants of a model: those of the graph and its functions, then those of the initializer.
-fn constants(model: &Model) -> Vec<(String, &Constant)> {
-    let mut all = model.graph.constants();
+pub(crate) fn constants<'g>(graph: &'g Graph, initializer: Option<&'g Graph>) -> Vec<(String, &'g Constant)> {
+    let mut all = graph.constants();
     // Functions of the initializer are the model's: their constants are written once.
-    let initial = model.initializer.iter();
+    let initial = initializer.into_iter();
     all.extend(initial.flat_map(|g| g.iter().filter_map(|(_, n)| Some((n.name.clone(), n.value.as_ref()?)))));
     all
 }
 
 /// The message form, spelled so that TensorFlow.js reads it right.
-fn topology(graph: &Graph) -> GraphJson {
+pub(crate) fn topology(graph: &Graph) -> GraphJson {
     let mut def = graph.to_def();
     let functions = def.library.iter_mut().flat_map(|l| &mut l.function);
     for node in def.node.iter_mut().chain(functions.flat_map(|f| &mut f.node_def)) {
@@ -144,7 +145,7 @@ fn flatten_outputs(graph: &Graph, def: &mut GraphDef) {
     }
 }
 
-fn signature(graph: &Graph) -> Result<Signature, ConvertError> {
+pub(crate) fn signature(graph: &Graph) -> Result<Signature, ConvertError> {
     let unknown = graph.outputs.iter().any(|o| o.data_type == DataType::DtInvalid);
     let facts = if unknown { infer_facts(graph, &Registry::default())? } else { Default::default() };
     let info = |endpoint: &Endpoint| {

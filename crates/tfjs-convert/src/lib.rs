@@ -12,6 +12,7 @@ mod convert;
 mod error;
 mod export;
 mod fnmatch;
+mod graph_model;
 pub mod keras;
 mod layers;
 mod model;
@@ -26,6 +27,7 @@ mod values;
 
 pub use convert::{Comparison, check, compare, convert};
 pub use error::ConvertError;
+pub use graph_model::{GraphSaveOptions, save_graph_model, save_graph_model_with};
 pub use layers::{open_keras, save_keras};
 pub use options::{ConvertOptions, InputFormat, OutputFormat, QuantizationMap};
 pub use passes::lower::lowerings;
