@@ -222,8 +222,15 @@ impl Kernel for Affine<'_> {
     fn run<S: Simd>(self, s: S) {
         let n = self.mean.len();
         for row in self.x.chunks_exact_mut(n) {
-            for at in (0..n).step_by(S::LANES) {
-                let end = n.min(at + S::LANES);
+            let whole = n - n % S::LANES;
+            for at in (0..whole).step_by(S::LANES) {
+                let load = |v: &[f32]| s.load(&v[at..at + S::LANES]);
+                let x = s.sub(load(row), load(self.mean));
+                let y = s.fma(x, load(self.factor), load(self.offset));
+                s.store(&mut row[at..at + S::LANES], y);
+            }
+            if whole < n {
+                let (at, end) = (whole, n);
                 let x = s.sub(s.load_part(&row[at..end]), s.load_part(&self.mean[at..end]));
                 let y = s.fma(x, s.load_part(&self.factor[at..end]), s.load_part(&self.offset[at..end]));
                 s.store_part(&mut row[at..end], y);
@@ -244,7 +251,33 @@ impl Kernel for Sums<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<f32> {
         let mut out = vec![0.0; self.channels];
-        for at in (0..self.channels).step_by(S::LANES) {
+        // Two vectors at a time: the sum of one waits for itself.
+        let whole = self.channels - self.channels % (2 * S::LANES);
+        for at in (0..whole).step_by(2 * S::LANES) {
+            let load = |v: &[f32]| {
+                let v = &v[at..at + 2 * S::LANES];
+                [s.load(&v[..S::LANES]), s.load(&v[S::LANES..])]
+            };
+            let mut sum = [s.zero(); 2];
+            let rows = self.x.chunks_exact(self.channels);
+            match self.mean.map(load) {
+                Some(mean) => rows.for_each(|row| {
+                    for (sum, (x, mean)) in sum.iter_mut().zip(load(row).into_iter().zip(mean)) {
+                        let d = s.sub(x, mean);
+                        *sum = s.fma(d, d, *sum);
+                    }
+                }),
+                None => rows.for_each(|row| {
+                    for (sum, x) in sum.iter_mut().zip(load(row)) {
+                        *sum = s.add(*sum, x);
+                    }
+                }),
+            }
+            for (sum, out) in sum.into_iter().zip(out[at..].chunks_exact_mut(S::LANES)) {
+                s.store(out, sum);
+            }
+        }
+        for at in (whole..self.channels).step_by(S::LANES) {
             let end = self.channels.min(at + S::LANES);
             let mut sum = s.zero();
             for row in self.x.chunks_exact(self.channels) {

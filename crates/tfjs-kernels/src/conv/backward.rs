@@ -318,10 +318,25 @@ impl Kernel for DepthwiseFilterLines<'_> {
             })
             .collect();
         let step = width.stride * channels;
+        let inner = columns.iter().fold(0..width.output, |a, b| a.start.max(b.start)..a.end.min(b.end));
         for line in lines {
             let (image, oh) = (line / height.output, line % height.output);
             for kh in height.inside(oh) {
                 let row = (image * height.input + height.cell(oh, kh)) * width.input;
+                if !inner.is_empty() && matches!(width.window, 3 | 5) {
+                    let window = width.window * channels;
+                    let x = &x[row * channels..][..width.input * channels];
+                    let g = &g[line * width.output * channels..][..width.output * channels];
+                    let part =
+                        Line { x, g, channels, width: &width, columns: &columns, inner: inner.clone() };
+                    let sums = &mut out[kh * window..][..window];
+                    if width.window == 3 {
+                        part.add::<S, 3>(s, sums)
+                    } else {
+                        part.add::<S, 5>(s, sums)
+                    }
+                    continue;
+                }
                 for (kw, columns) in columns.iter().enumerate() {
                     if columns.is_empty() {
                         continue;
@@ -345,6 +360,84 @@ impl Kernel for DepthwiseFilterLines<'_> {
                         at += channels;
                     }
                 }
+            }
+        }
+    }
+}
+
+/// A line of gradients, and the row of the image that one row of the window saw.
+struct Line<'a> {
+    x: &'a [f32],
+    g: &'a [f32],
+    channels: usize,
+    width: &'a Axis,
+    /// For each position of the window the outputs that have it inside the image.
+    columns: &'a [Range<usize>],
+    /// The outputs that have all of them; not empty.
+    inner: Range<usize>,
+}
+
+impl Line<'_> {
+    /// Adds to the sums of a row of the window, `[W, channels]`, which stay in registers along the line.
+    #[inline(always)]
+    fn add<S: Simd, const W: usize>(&self, s: S, sums: &mut [f32]) {
+        let lanes = S::LANES;
+        let mut c = 0;
+        while c + 2 * lanes <= self.channels {
+            self.block::<S, W, 2>(s, c, lanes, sums);
+            c += 2 * lanes;
+        }
+        while c < self.channels {
+            self.block::<S, W, 1>(s, c, lanes.min(self.channels - c), sums);
+            c += lanes;
+        }
+    }
+
+    /// `V` vectors of channels from `c` on; `n` of the lanes of the last one are channels.
+    #[inline(always)]
+    fn block<S: Simd, const W: usize, const V: usize>(&self, s: S, c: usize, n: usize, sums: &mut [f32]) {
+        let Line { x, g, channels, width, columns, inner } = self;
+        let channels = *channels;
+        let lanes = S::LANES;
+        let starts: [usize; W] = std::array::from_fn(|kw| width.cell(inner.start, kw) * channels + c);
+        let step = width.stride * channels;
+        let span = (V - 1) * lanes + n;
+        assert!(c + span <= channels && n <= lanes && columns.len() == W && sums.len() == W * channels);
+        assert!(inner.end * channels <= g.len());
+        assert!(starts.iter().all(|at| at + (inner.len() - 1) * step + span <= x.len()));
+        let load = |p: &[f32], at: usize, v: usize| {
+            debug_assert!(at + span <= p.len());
+            // SAFETY: `at + span` is within the slice: above for the inner outputs, below for those at the edges.
+            unsafe {
+                let p = p.as_ptr().add(at + v * lanes);
+                if n == lanes { s.load_ptr(p) } else { s.load_part_ptr(p, n) }
+            }
+        };
+        let mut acc = [[s.zero(); V]; W];
+        for (kw, acc) in acc.iter_mut().enumerate() {
+            let edges = (columns[kw].start..inner.start).chain(inner.end..columns[kw].end);
+            for ow in edges {
+                let (from, at) = (width.cell(ow, kw) * channels + c, ow * channels + c);
+                assert!(from + span <= x.len() && at + span <= g.len());
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.fma(load(x, from, v), load(g, at, v), *acc);
+                }
+            }
+        }
+        for i in 0..inner.len() {
+            let at = (inner.start + i) * channels + c;
+            let g: [S::F32; V] = std::array::from_fn(|v| load(g, at, v));
+            for (start, acc) in starts.iter().zip(&mut acc) {
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = s.fma(load(x, start + i * step, v), g[v], *acc);
+                }
+            }
+        }
+        for (kw, acc) in acc.iter().enumerate() {
+            for (v, &acc) in acc.iter().enumerate() {
+                let first = kw * channels + c + v * lanes;
+                let sums = &mut sums[first..first + n];
+                s.store_part(sums, s.add(s.load_part(sums), acc));
             }
         }
     }
@@ -435,8 +528,17 @@ impl Kernel for DepthwiseImageLines<'_> {
                     );
                 }
                 if multiplier == 1 {
-                    for c in (0..channels).step_by(S::LANES) {
-                        let part = c..channels.min(c + S::LANES);
+                    let whole = channels - channels % S::LANES;
+                    for c in (0..whole).step_by(S::LANES) {
+                        let mut sum = s.zero();
+                        for &(from, tap) in &pairs {
+                            let g = s.load(&g[from + c..from + c + S::LANES]);
+                            sum = s.fma(g, s.load(&w[tap + c..tap + c + S::LANES]), sum);
+                        }
+                        s.store(&mut cell[c..c + S::LANES], sum);
+                    }
+                    if whole < channels {
+                        let part = whole..channels;
                         let mut sum = s.zero();
                         for &(from, tap) in &pairs {
                             let g = s.load_part(&g[from + part.start..from + part.end]);
@@ -553,18 +655,25 @@ mod tests {
 
     #[test]
     fn gradients_of_depthwise_convolutions_match_double_precision_on_every_unit() {
-        for (channels, multiplier) in [(3, 1), (37, 1), (5, 3)] {
+        // Widths of three and five have a way of their own, on inputs as narrow as the window too.
+        let windows = [[3, 2], [2, 3], [5, 5], [3, 7]];
+        for ((channels, multiplier), [kh, kw]) in
+            [(3, 1), (37, 1), (5, 3)].into_iter().flat_map(|c| windows.map(|w| (c, w)))
+        {
             for (strides, dilations, padding) in WAYS {
+                if (kw - 1) * dilations[1] >= 7 || (kh - 1) * dilations[0] >= 9 {
+                    continue;
+                }
                 let spec = ConvSpec { strides, dilations, padding, data_format: DataFormat::ChannelsLast };
-                let (x, w) = (tensor(&[2, 9, 7, channels], 1), tensor(&[3, 2, channels, multiplier], 2));
-                let geometry = spec.geometry(x.dims(), [3, 2]).unwrap();
+                let (x, w) = (tensor(&[2, 9, 7, channels], 1), tensor(&[kh, kw, channels, multiplier], 2));
+                let geometry = spec.geometry(x.dims(), [kh, kw]).unwrap();
                 let shape =
                     geometry.output_shape::<2>(channels * multiplier, DataFormat::ChannelsLast).unwrap();
                 let dy = tensor(&shape, 3);
                 let [dx, dw] = naive(&x, &w, &dy, &spec, true);
                 for isa in Isa::available() {
                     isa.scope(|| {
-                        let what = format!("{isa} {channels} {multiplier} {spec:?}");
+                        let what = format!("{isa} {kh}x{kw} {channels} {multiplier} {spec:?}");
                         let got = depthwise_filter_grad(&x, w.dims(), &dy, &spec).unwrap();
                         assert_close(got.data::<f32>().unwrap(), &dw, 2e-5, &what);
                         let got = depthwise_image_grad(&dy, &w, [9, 7], &spec).unwrap();

@@ -93,8 +93,15 @@ impl Kernel for Combine<'_> {
     fn run<S: Simd>(self, s: S) {
         let n = self.factor.len();
         for (dy, x) in self.dy.chunks_exact_mut(n).zip(self.x.chunks_exact(n)) {
-            for at in (0..n).step_by(S::LANES) {
-                let part = at..n.min(at + S::LANES);
+            let whole = n - n % S::LANES;
+            for at in (0..whole).step_by(S::LANES) {
+                let load = |v: &[f32]| s.load(&v[at..at + S::LANES]);
+                let y = s.fma(load(self.along), load(x), load(self.shift));
+                let y = s.fma(load(self.factor), load(dy), y);
+                s.store(&mut dy[at..at + S::LANES], y);
+            }
+            if whole < n {
+                let part = whole..n;
                 let load = |v: &[f32]| s.load_part(&v[part.clone()]);
                 let y = s.fma(load(self.along), load(x), load(self.shift));
                 let y = s.fma(load(self.factor), load(dy), y);
@@ -162,7 +169,29 @@ impl Kernel for Sums<'_> {
     fn run<S: Simd>(self, s: S) -> (Vec<f32>, Vec<f32>) {
         let n = self.mean.len();
         let (mut sums, mut products) = (vec![0.0; n], vec![0.0; n]);
-        for at in (0..n).step_by(S::LANES) {
+        // Two vectors at a time: the sums of one wait for each other.
+        let whole = n - n % (2 * S::LANES);
+        for at in (0..whole).step_by(2 * S::LANES) {
+            let load = |v: &[f32]| {
+                let v = &v[at..at + 2 * S::LANES];
+                [s.load(&v[..S::LANES]), s.load(&v[S::LANES..])]
+            };
+            let mean = load(self.mean);
+            let (mut sum, mut product) = ([s.zero(); 2], [s.zero(); 2]);
+            for (dy, x) in self.dy.chunks_exact(n).zip(self.x.chunks_exact(n)) {
+                let (g, x) = (load(dy), load(x));
+                for i in 0..2 {
+                    sum[i] = s.add(sum[i], g[i]);
+                    product[i] = s.fma(g[i], s.sub(x[i], mean[i]), product[i]);
+                }
+            }
+            for i in 0..2 {
+                let at = at + i * S::LANES;
+                s.store(&mut sums[at..at + S::LANES], sum[i]);
+                s.store(&mut products[at..at + S::LANES], product[i]);
+            }
+        }
+        for at in (whole..n).step_by(S::LANES) {
             let part = at..n.min(at + S::LANES);
             let mean = s.load_part(&self.mean[part.clone()]);
             let (mut sum, mut product) = (s.zero(), s.zero());
