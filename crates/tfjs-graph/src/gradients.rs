@@ -30,6 +30,7 @@ mod loops;
 mod matrices;
 mod none;
 mod normalization;
+mod ragged;
 mod recurrent;
 mod reduction;
 mod slice_join;
@@ -108,6 +109,7 @@ fn rows() -> impl Iterator<Item = &'static Row> {
         matrices::RULES,
         none::RULES,
         normalization::RULES,
+        ragged::RULES,
         recurrent::RULES,
         reduction::RULES,
         slice_join::RULES,
@@ -258,8 +260,37 @@ fn path(b: &Builder, order: &[NodeId], ys: &[(Port, Option<Port>)], need: &Need)
             missing.push(UnsupportedOp { node: node.name.clone(), op: node.op.clone() });
         }
     }
+    if let Some(old) = missing.iter().find(|m| OF_TENSORFLOW_1.contains(&m.op.as_str())) {
+        return Err(GraphError::Gradient {
+            node: old.node.clone(),
+            op: old.op.clone(),
+            problem: "loops and branches of TensorFlow 1 have no gradient here: export the model with \
+                      tf.compat.v1.enable_control_flow_v2(), which writes While and If instead"
+                .to_owned(),
+        });
+    }
     if missing.is_empty() { Ok(path) } else { Err(GraphError::NoGradient(missing)) }
 }
+
+/// Ops that only stand in control flow of TensorFlow 1, whose loops are cycles in the graph.
+const OF_TENSORFLOW_1: &[&str] = &[
+    "Enter",
+    "Exit",
+    "Merge",
+    "NextIteration",
+    "RefEnter",
+    "RefExit",
+    "RefMerge",
+    "RefNextIteration",
+    "RefSwitch",
+    "Switch",
+    "TensorArrayConcatV3",
+    "TensorArrayGatherV3",
+    "TensorArrayReadV3",
+    "TensorArrayScatterV3",
+    "TensorArraySplitV3",
+    "TensorArrayWriteV3",
+];
 
 /// How many outputs of a node have a gradient or are known.
 fn outputs(b: &Builder, id: NodeId, sums: &HashMap<Port, Vec<Gradient>>) -> usize {

@@ -9,7 +9,10 @@ mod quantize;
 
 pub use ctc::{Ctc, ctc_loss};
 pub use elementwise::{ActivationGrad, activation_grad};
-pub use image::{crop_and_resize_grad, resize_bicubic_grad, resize_bilinear_grad, resize_nearest_grad};
+pub use image::{
+    crop_and_resize_grad, crop_and_resize_grad_boxes, resize_bicubic_grad, resize_bilinear_grad,
+    resize_nearest_grad,
+};
 pub use loss::{softmax_cross_entropy, sparse_softmax_cross_entropy};
 pub use pad::mirror_pad_grad;
 pub use pooling::{avg_pool_grad, dilation2d_grad, max_pool_grad};

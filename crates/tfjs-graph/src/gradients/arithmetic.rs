@@ -59,6 +59,13 @@ pub(super) const RULES: &[Row] = &[
         let gy = c.bin("MulNoNan", x, dy)?;
         c.set_reduced(1, gy)
     }),
+    row("NextAfter", |c| {
+        // The neighbour moves as the number does.
+        let dy = c.dy()?;
+        c.set_reduced(0, dy)?;
+        let zeros = c.un("ZerosLike", dy)?;
+        c.set_reduced(1, zeros)
+    }),
     row("Pow", power),
     row("RealDiv", quotient),
     row("SquaredDifference", |c| {

@@ -43,15 +43,6 @@ pub(super) const RULES: &[Row] = &[
         })
     }),
     row("FusedDepthwiseConv2dNative", |c| fused(c, "DepthwiseConv2dNative")),
-    row("SparseSegmentMean", |c| sparse_segment(c, "SegmentMean")),
-    row("SparseSegmentSum", |c| sparse_segment(c, "SegmentSum")),
-    row("SparseSegmentSumWithNumSegments", |c| {
-        compose(c, |c, x| {
-            let (indices, ids, count, axis) = (c.x(1), c.x(2), c.x(3), c.int(0));
-            let rows = c.op("GatherV2", &[x[0], indices, axis], &[])?;
-            c.op("UnsortedSegmentSum", &[rows, ids, count], &[])
-        })
-    }),
     row("SparseTensorDenseMatMul", |c| {
         let flag = |name: &str| c.attrs().bool_or(name, false).unwrap_or(false);
         let (adjoint_a, adjoint_b) = (flag("adjoint_a"), flag("adjoint_b"));
@@ -83,7 +74,10 @@ pub(super) const RULES: &[Row] = &[
 ];
 
 /// Writes the composition over stand-ins for the inputs and takes its gradient.
-fn compose(c: &mut GradCx<'_>, write: impl FnOnce(&mut GradCx<'_>, &[Port]) -> Result<Port>) -> Result<()> {
+pub(super) fn compose(
+    c: &mut GradCx<'_>,
+    write: impl FnOnce(&mut GradCx<'_>, &[Port]) -> Result<Port>,
+) -> Result<()> {
     let dy = c.dy()?;
     compose_from(c, dy, write)
 }
@@ -120,14 +114,6 @@ fn stand_in(b: &mut Builder, x: Port) -> Result<Port> {
     let port = b.op("Identity", &[x], &[])?;
     b.refine(port, x);
     Ok(port)
-}
-
-fn sparse_segment(c: &mut GradCx<'_>, op: &str) -> Result<()> {
-    compose(c, |c, x| {
-        let (indices, ids, axis) = (c.x(1), c.x(2), c.int(0));
-        let rows = c.op("GatherV2", &[x[0], indices, axis], &[])?;
-        c.bin(op, rows, ids)
-    })
 }
 
 /// A product with bias, residual, batch norm and activation. The gradient of most activations follows from the output.

@@ -6,11 +6,19 @@ pub(super) const RULES: &[Row] = &[
     row("AvgPool", |c| average(c, "AvgPoolGrad")),
     row("AvgPool3D", |c| average(c, "AvgPool3DGrad")),
     row("Conv2D", |c| convolution(c, "Conv2DBackpropInput", "Conv2DBackpropFilter", &CONV)),
+    row("Conv2DBackpropFilter", |c| of_filter(c, "Conv2DBackpropInput", "Conv2D")),
     row("Conv2DBackpropInput", |c| transposed(c, "Conv2DBackpropFilter", "Conv2D", &CONV)),
     row("Conv3D", |c| convolution(c, "Conv3DBackpropInputV2", "Conv3DBackpropFilterV2", &CONV)),
+    row("Conv3DBackpropFilterV2", |c| of_filter(c, "Conv3DBackpropInputV2", "Conv3D")),
     row("Conv3DBackpropInputV2", |c| transposed(c, "Conv3DBackpropFilterV2", "Conv3D", &CONV)),
     row("DepthwiseConv2dNative", depthwise),
     row("DepthwiseConv2d", depthwise),
+    row("DepthwiseConv2dNativeBackpropFilter", |c| {
+        of_filter(c, "DepthwiseConv2dNativeBackpropInput", "DepthwiseConv2dNative")
+    }),
+    row("DepthwiseConv2dNativeBackpropInput", |c| {
+        transposed(c, "DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNative", &CONV)
+    }),
     row("Dilation2D", |c| {
         let (x, filter, dy) = (c.x(0), c.x(1), c.dy()?);
         let names = ["strides", "rates", "padding"];
@@ -72,6 +80,21 @@ fn transposed(c: &mut GradCx<'_>, filter: &str, forward: &str, names: &[&str]) -
     }
     if c.wants(2) {
         let g = c.op_with(forward, &[dy, w], names)?;
+        c.set(2, g)?;
+    }
+    Ok(())
+}
+
+/// Of the gradient by a filter, which is linear in the image and in the gradient of what the convolution made.
+fn of_filter(c: &mut GradCx<'_>, input: &str, forward: &str) -> Result<()> {
+    let (x, image, dy) = (c.x(0), c.x(2), c.dy()?);
+    if c.wants(0) {
+        let sizes = c.shape(x)?;
+        let g = c.op_with(input, &[sizes, dy, image], &CONV)?;
+        c.set(0, g)?;
+    }
+    if c.wants(2) {
+        let g = c.op_with(forward, &[x, dy], &CONV)?;
         c.set(2, g)?;
     }
     Ok(())

@@ -47,6 +47,20 @@ pub(super) const RULES: &[Row] = &[
         c.set(0, g)
     }),
     row("TensorListScatter", scatter),
+    row("TensorListScatterIntoExistingList", |c| {
+        let (x, indices, dy) = (c.x(1), c.x(2), c.dy()?);
+        if c.wants(0) {
+            let zeros = c.un("ZerosLike", x)?;
+            let g = c.op("TensorListScatterIntoExistingList", &[dy, zeros, indices], &[])?;
+            c.set(0, g)?;
+        }
+        if c.wants(1) {
+            let shape = rows_shape(c, x)?;
+            let g = c.op_with("TensorListGather", &[dy, indices, shape], &["element_dtype"])?;
+            c.set(1, g)?;
+        }
+        Ok(())
+    }),
     row("TensorListScatterV2", scatter),
     row("TensorListSetItem", |c| {
         let (index, item, dy) = (c.x(1), c.x(2), c.dy()?);

@@ -6,6 +6,7 @@ use super::{GradCx, Result, Row, row};
 use crate::{Port, builder::attr};
 
 pub(super) const RULES: &[Row] = &[
+    row("Bincount", |c| bin_weights(c, false)),
     row("Cumprod", |c| {
         let (x, y, dy) = (c.x(0), c.y(0), c.dy()?);
         let product = c.mul(y, dy)?;
@@ -36,6 +37,7 @@ pub(super) const RULES: &[Row] = &[
         let g = c.sub(parts[0], parts[1])?;
         c.set(0, g)
     }),
+    row("DenseBincount", |c| bin_weights(c, true)),
     row("EuclideanNorm", |c| {
         let (x, y, dy) = (c.x(0), c.y(0), c.dy()?);
         let (y, dy) = (kept(c, y)?, kept(c, dy)?);
@@ -72,6 +74,7 @@ pub(super) const RULES: &[Row] = &[
         c.set(0, g)
     }),
     row("SegmentMin", |c| segment_extreme(c, "SegmentSum", None)),
+    row("SegmentProd", segment_product),
     row("SegmentSum", |c| {
         let (ids, dy) = (c.x(1), c.dy()?);
         let g = rows_of(c, dy, ids)?;
@@ -85,6 +88,7 @@ pub(super) const RULES: &[Row] = &[
     }),
     row("UnsortedSegmentMax", |c| segment_extreme(c, "UnsortedSegmentSum", Some(2))),
     row("UnsortedSegmentMin", |c| segment_extreme(c, "UnsortedSegmentSum", Some(2))),
+    row("UnsortedSegmentProd", segment_product),
     row("UnsortedSegmentSum", |c| {
         let (ids, dy) = (c.x(1), c.dy()?);
         let g = rows_of(c, dy, ids)?;
@@ -205,7 +209,7 @@ fn scan(c: &mut GradCx<'_>, op: &str, a: Port, turned: bool) -> Result<Port> {
 }
 
 /// Rows `ids` of `a`; zeros where an id is negative.
-fn rows_of(c: &mut GradCx<'_>, a: Port, ids: Port) -> Result<Port> {
+pub(super) fn rows_of(c: &mut GradCx<'_>, a: Port, ids: Port) -> Result<Port> {
     let (zero, axis) = (c.int(0), c.int(0));
     let safe = c.bin("Maximum", ids, zero)?;
     let rows = c.op("GatherV2", &[a, safe, axis], &[])?;
@@ -231,4 +235,49 @@ fn segment_extreme(c: &mut GradCx<'_>, sum: &str, segments: Option<usize>) -> Re
     let share = rows_of(c, share, ids)?;
     let g = c.mul(picked, share)?;
     c.set(0, g)
+}
+
+/// The product of the others of a segment; its zeros, if there is one, have that of all others, if more, none.
+fn segment_product(c: &mut GradCx<'_>) -> Result<()> {
+    let (x, ids, y, dy) = (c.x(0), c.x(1), c.y(0), c.dy()?);
+    let segments = (c.inputs() > 2).then(|| c.x(2));
+    let over = |c: &mut GradCx<'_>, op: &str, a: Port| {
+        let inputs: Vec<Port> = [a, ids].into_iter().chain(segments).collect();
+        c.op(if segments.is_some() { op } else { op.trim_start_matches("Unsorted") }, &inputs, &[])
+    };
+    let (zero, one) = (c.number(0.0, x), c.number(1.0, x));
+    let is_zero = c.bin("Equal", x, zero)?;
+    let dtype = c.fact(x).dtype.unwrap_or(DType::Float32);
+    let mask = c.cast(is_zero, dtype)?;
+    let zeros = over(c, "UnsortedSegmentSum", mask)?;
+    let zeros = if dtype == DType::Complex64 { c.un("Real", zeros)? } else { zeros };
+    let single = c.number(1.0, zeros);
+    let many = c.bin("Greater", zeros, single)?;
+    let dy = c.unless(many, dy)?;
+    let others = c.op("SelectV2", &[is_zero, one, x], &[])?;
+    let rest = over(c, "UnsortedSegmentProd", others)?;
+    let (rest, whole, dy) = (rows_of(c, rest, ids)?, rows_of(c, y, ids)?, rows_of(c, dy, ids)?);
+    let quotient = c.div(whole, others)?;
+    let slope = c.op("SelectV2", &[is_zero, rest, quotient], &[])?;
+    let slope = c.conj(slope)?;
+    let g = c.mul(dy, slope)?;
+    c.set(0, g)
+}
+
+/// A weight counts in the bin of its number; bins that there are not have none.
+fn bin_weights(c: &mut GradCx<'_>, dense: bool) -> Result<()> {
+    let (numbers, size, weights, dy) = (c.x(0), c.x(1), c.x(2), c.dy()?);
+    if !c.wants(2) || c.attrs().bool_or("binary_output", false)? {
+        return Ok(());
+    }
+    let one = c.int(1);
+    let last = c.sub(size, one)?;
+    let (inside, safe) = (c.bin("Less", numbers, size)?, c.bin("Minimum", numbers, last)?);
+    let batch = dense && c.rank(dy)? == 2;
+    let axis = c.int(i32::from(batch));
+    let attrs = [("batch_dims", attr::int(i64::from(batch)))];
+    let bins = c.op("GatherV2", &[dy, safe, axis], &attrs)?;
+    let g = c.only_where(inside, bins)?;
+    let g = c.reshape_like(g, weights)?;
+    c.set(2, g)
 }

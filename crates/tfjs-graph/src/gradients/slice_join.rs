@@ -1,5 +1,5 @@
 //! Slices, joins, gathers, scatters.
-use tfjs_kernels::Tensor;
+use tfjs_kernels::{DType, Tensor};
 
 use super::{GradCx, Gradient, Result, Row, row};
 use crate::{Port, builder::attr};
@@ -100,6 +100,28 @@ pub(super) const RULES: &[Row] = &[
         let g = c.bin("Pad", dy, paddings)?;
         c.set(0, g)
     }),
+    row("SparseToDense", |c| {
+        let (indices, values, dy) = (c.x(0), c.x(2), c.dy()?);
+        // One index is a scalar, indices of a vector are one.
+        let indices = match c.rank(indices)? {
+            2 => indices,
+            _ => {
+                let column = c.ints(&[-1, 1]);
+                c.op("Reshape", &[indices, column], &[])?
+            }
+        };
+        let mut found = c.bin("GatherNd", dy, indices)?;
+        if c.rank(values)? == 0 {
+            found = total(c, found)?;
+        }
+        c.set(2, found)?;
+        if c.wants(3) {
+            let (all, given) = (total(c, dy)?, total(c, found)?);
+            let g = c.sub(all, given)?;
+            c.set(3, g)?;
+        }
+        Ok(())
+    }),
     row("Split", |c| {
         let (axis, n) = (c.x(0), c.count("num_split")?);
         let mut parts = Vec::with_capacity(n + 1);
@@ -132,6 +154,8 @@ pub(super) const RULES: &[Row] = &[
         c.set(4, g)
     }),
     row("TensorScatterAdd", |c| scatter(c, false)),
+    row("TensorScatterMax", scatter_extreme),
+    row("TensorScatterMin", scatter_extreme),
     row("TensorScatterSub", |c| scatter(c, true)),
     row("TensorScatterUpdate", |c| {
         let (indices, updates, dy) = (c.x(1), c.x(2), c.dy()?);
@@ -338,6 +362,33 @@ fn scatter(c: &mut GradCx<'_>, minus: bool) -> Result<()> {
     let rows = c.bin("GatherNd", dy, indices)?;
     let g = if minus { c.neg(rows)? } else { rows };
     c.set(2, g)
+}
+
+/// Values as good as what came out share its gradient.
+fn scatter_extreme(c: &mut GradCx<'_>) -> Result<()> {
+    let (x, indices, updates, y, dy) = (c.x(0), c.x(1), c.x(2), c.y(0), c.dy()?);
+    let kept = c.bin("Equal", x, y)?;
+    let kept = c.cast(kept, DType::Float32)?;
+    let came = c.bin("GatherNd", y, indices)?;
+    let taken = c.bin("Equal", updates, came)?;
+    let taken = c.cast(taken, DType::Float32)?;
+    let shape = c.shape(x)?;
+    let counts = c.op("ScatterNd", &[indices, taken, shape], &[])?;
+    let counts = c.add(kept, counts)?;
+    let share = c.div(dy, counts)?;
+    let g = c.mul(share, kept)?;
+    c.set(0, g)?;
+    let rows = c.bin("GatherNd", share, indices)?;
+    let g = c.mul(rows, taken)?;
+    c.set(2, g)
+}
+
+/// The sum of all elements.
+pub(super) fn total(c: &mut GradCx<'_>, a: Port) -> Result<Port> {
+    let flat = c.ints(&[-1]);
+    let flat = c.op("Reshape", &[a, flat], &[])?;
+    let axes = c.ints(&[0]);
+    c.op("Sum", &[flat, axes], &[("keep_dims", attr::bool(false))])
 }
 
 /// The gradient goes to where the largest were.

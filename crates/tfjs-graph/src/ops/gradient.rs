@@ -49,6 +49,15 @@ pub(super) const OPS: &[OpDef] = &[
     }),
     OpDef::new("CTCLoss", 4..=4, |b| ctc(b, false)),
     OpDef::new("CTCLossV2", 4..=4, |b| ctc(b, true)),
+    OpDef::new("CropAndResizeGradBoxes", 4..=4, |_| {
+        simple(
+            |x| {
+                let (dy, images) = (x.tensor(0)?, x.tensor(1)?);
+                one(gradient::crop_and_resize_grad_boxes(dy, images, x.tensor(2)?, x.tensor(3)?))
+            },
+            |f| Ok(vec![fact(Some(DType::Float32), dims(f, 2).map(<[_]>::to_vec))]),
+        )
+    }),
     OpDef::new("CropAndResizeGradImage", 4..=4, |b| {
         let options = [("bilinear", CropMethod::Bilinear), ("nearest", CropMethod::Nearest)];
         let method = choice(b, "method", "bilinear", &options, "bilinear and nearest")?;

@@ -1,7 +1,7 @@
 //! The cases: small inputs, away from where a function has a corner.
 use tfjs_graph::{DType, Tensor, builder::attr};
 
-use crate::{Case, In, case, case_n, custom, flag, int, ints, x};
+use crate::{Case, In, case, case_n, custom, flag, int, ints, rows, x};
 
 pub(crate) fn all() -> Vec<Case> {
     [
@@ -16,6 +16,7 @@ pub(crate) fn all() -> Vec<Case> {
         spectral(),
         lists(),
         recurrent(),
+        rows::all(),
     ]
     .into_iter()
     .flatten()
@@ -489,11 +490,6 @@ fn composed() -> Vec<Case> {
     let steps = ("fused_ops", attr::texts(["BiasAdd", "Sigmoid"]));
     let inputs = vec![image(), x(&[2, 2, 2, 2], -1.0, 1.0), x(&[4], -1.0, 1.0)];
     out.push(case("FusedDepthwiseConv2dNative", inputs, &[steps, strides(), padding()]));
-    for op in ["SparseSegmentSum", "SparseSegmentMean"] {
-        out.push(case(op, vec![x(&[4, 2], 0.0, 1.0), ints(&[3, 0, 3]), ints(&[0, 0, 1])], &[]));
-    }
-    let inputs = vec![x(&[4, 2], 0.0, 1.0), ints(&[3, 0, 3]), ints(&[0, 0, 2]), int(4)];
-    out.push(case("SparseSegmentSumWithNumSegments", inputs, &[]));
     for (a, b) in [(false, false), (true, true)] {
         let attrs = [("adjoint_a", flag(a)), ("adjoint_b", flag(b))];
         let at = In::C(Tensor::new([3, 2], vec![0, 1, 1, 0, 1, 2]).unwrap());
@@ -516,8 +512,16 @@ fn spectral() -> Vec<Case> {
         out.push(case(op, vec![In::Z(vec![2, 2, 3])], &[]));
     }
     for n in [5, 6] {
-        out.push(case("RFFT", vec![x(&[2, n], -1.0, 1.0), ints(&[n as i32])], &[]).known());
-        out.push(case("IRFFT", vec![In::Z(vec![2, n / 2 + 1]), ints(&[n as i32])], &[]).known());
+        for length in [n as i32, 4] {
+            out.push(case("RFFT", vec![x(&[2, n], -1.0, 1.0), ints(&[length])], &[]));
+            out.push(case("IRFFT", vec![In::Z(vec![2, n / 2 + 1]), ints(&[length])], &[]));
+        }
+        let lengths = || ints(&[3, n as i32]);
+        out.push(case("RFFT2D", vec![x(&[2, 3, n], -1.0, 1.0), lengths()], &[]));
+        out.push(case("IRFFT2D", vec![In::Z(vec![2, 3, n / 2 + 1]), lengths()], &[]));
+        let lengths = || ints(&[2, 3, n as i32]);
+        out.push(case("RFFT3D", vec![x(&[2, 3, n], -1.0, 1.0), lengths()], &[]));
+        out.push(case("IRFFT3D", vec![In::Z(vec![1, 2, 3, n / 2 + 1]), lengths()], &[]));
     }
     out
 }
@@ -566,7 +570,12 @@ fn lists() -> Vec<Case> {
             },
         ),
         custom(
-            &["TensorListGather", "TensorListScatter", "TensorListScatterV2"],
+            &[
+                "TensorListGather",
+                "TensorListScatter",
+                "TensorListScatterIntoExistingList",
+                "TensorListScatterV2",
+            ],
             vec![x(&[2, 2], -1.0, 1.0)],
             move |b, p| {
                 let (shape, four) = (shape(b), number(b, 4));
@@ -575,7 +584,11 @@ fn lists() -> Vec<Case> {
                 let other = b.op("TensorListScatter", &[p[0], at, shape], &[]).unwrap();
                 let back = b.op("TensorListGather", &[list, at, shape], &float()).unwrap();
                 let more = b.op("TensorListGather", &[other, at, shape], &float()).unwrap();
-                vec![back, more]
+                let turned = b.constant(Tensor::vector(vec![0i32, 3]));
+                let into = [list, p[0], turned];
+                let third = b.op("TensorListScatterIntoExistingList", &into, &[]).unwrap();
+                let third = b.op("TensorListGather", &[third, at, shape], &float()).unwrap();
+                vec![back, more, third]
             },
         ),
     ]

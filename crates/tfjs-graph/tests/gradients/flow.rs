@@ -170,10 +170,24 @@ fn gradients_stop_where_they_are_told_to_and_where_values_move_in_steps() {
 fn all_ops_without_a_rule_are_named_at_once() {
     let mut b = Builder::default();
     let x = b.placeholder("x", DType::Float32, &[Some(1), Some(4), Some(4), Some(3)]);
-    let y = b.op("RGBToHSV", &[x], &[]).unwrap();
-    let y = b.op("HSVToRGB", &[y], &[]).unwrap();
+    let by = b.constant(Tensor::scalar(0.5f32));
+    let y = b.op("AdjustHue", &[x, by], &[]).unwrap();
+    let y = b.op("AdjustSaturation", &[y, by], &[]).unwrap();
     let message = chain(&gradients(&mut b, y, &[x]).unwrap_err());
-    assert!(message.contains("RGBToHSV (node `RGBToHSV`)") && message.contains("HSVToRGB"), "{message}");
+    assert!(message.contains("AdjustHue (node `AdjustHue`)"), "{message}");
+    assert!(message.contains("AdjustSaturation"), "{message}");
+}
+
+#[test]
+fn branches_of_tensorflow_1_are_refused_by_name_and_with_the_way_out() {
+    let mut b = Builder::default();
+    let x = b.placeholder("x", DType::Float32, &[Some(2)]);
+    let on = b.constant(Tensor::scalar(true));
+    let y = b.op_n("Switch", &[x, on], &[], 2).unwrap()[1];
+    let y = b.op("Square", &[y], &[]).unwrap();
+    let message = chain(&gradients(&mut b, y, &[x]).unwrap_err());
+    assert!(message.contains("node `Switch` (Switch)"), "{message}");
+    assert!(message.contains("enable_control_flow_v2"), "{message}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod cases;
 mod flow;
+mod rows;
 mod tensorflow;
 
 use tfjs_format::proto::attr_value::Value;
@@ -29,17 +30,8 @@ struct Case {
     /// The ops that it tests.
     covers: Vec<&'static str>,
     inputs: Vec<In>,
-    /// Only with known dimensions.
-    known: bool,
     /// Writes the nodes; the outputs that count.
     build: Box<dyn Fn(&mut Builder, &[Port]) -> Vec<Port>>,
-}
-
-impl Case {
-    /// The rule asks for known dimensions.
-    fn known(self) -> Case {
-        Case { known: true, ..self }
-    }
 }
 
 /// Numbers in a range that look random and keep away from each other.
@@ -203,9 +195,6 @@ fn every_rule_agrees_with_central_differences() {
     let mut failures = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         for open in [false, true] {
-            if open && case.known {
-                continue;
-            }
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(case, open)));
             if let Err(reason) = result.unwrap_or_else(|_| Err("a panic".into())) {
                 let how = if open { ", dimensions unknown" } else { "" };
@@ -244,7 +233,7 @@ fn case_n(op: &'static str, inputs: Vec<In>, attrs: &[(&'static str, Value)], ou
         let attrs: Vec<(&str, Value)> = attrs.clone();
         b.op_n(op, p, &attrs, outputs).unwrap_or_else(|e| panic!("{op}: {}", chain(&e)))
     };
-    Case { covers: vec![op], inputs, known: false, build: Box::new(build) }
+    Case { covers: vec![op], inputs, build: Box::new(build) }
 }
 
 fn case(op: &'static str, inputs: Vec<In>, attrs: &[(&'static str, Value)]) -> Case {
@@ -257,7 +246,7 @@ fn custom(
     inputs: Vec<In>,
     build: impl Fn(&mut Builder, &[Port]) -> Vec<Port> + 'static,
 ) -> Case {
-    Case { covers: covers.to_vec(), inputs, known: false, build: Box::new(build) }
+    Case { covers: covers.to_vec(), inputs, build: Box::new(build) }
 }
 
 fn flag(value: bool) -> Value {

@@ -32,6 +32,16 @@ fn gradients_of_control_flow_agree_with_tensorflow() {
     check_family("flow");
 }
 
+#[test]
+fn gradients_of_segments_sparse_and_ragged_tensors_agree_with_tensorflow() {
+    check_family("rows");
+}
+
+#[test]
+fn gradients_of_colours_patches_and_transforms_agree_with_tensorflow() {
+    check_family("pictures");
+}
+
 fn check_family(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gradients");
     let text = fs::read_to_string(folder.join(name).with_extension("ndjson")).unwrap();

@@ -141,3 +141,60 @@ pub fn crop_and_resize_grad(
     }
     Tensor::new(shape, out)
 }
+
+/// Gradient of [`crate::image::crop_and_resize`] with bilinear sampling by the boxes, `[n, 4]`.
+///
+/// # Errors
+/// Those of [`crop_and_resize_grad`].
+pub fn crop_and_resize_grad_boxes(
+    dy: &Tensor,
+    images: &Tensor,
+    boxes: &Tensor,
+    box_indices: &Tensor,
+) -> Result<Tensor> {
+    let [count, oh, ow, c] = nhwc(dy)?;
+    let [n, h, w, channels] = nhwc(images)?;
+    let (boxes, indices) = (boxes.typed::<f32>("boxes")?, box_indices.typed::<i32>("box_ind")?);
+    if boxes.dims() != [count, 4] || indices.dims() != [count] || channels != c {
+        let why = "do not go together: there is one box and one index per crop";
+        return Err(KernelError::Shapes { left: dy.shape(), right: boxes.shape(), why });
+    }
+    let (g, src) = (dy.typed::<f32>("the gradients")?.data(), images.typed::<f32>("image")?.data());
+    let mut out = vec![0.0f32; count * 4];
+    if g.is_empty() {
+        return Tensor::new([count, 4], out);
+    }
+    not_empty([h, w])?;
+    // How the position of sample `at` moves with both ends of the box.
+    let ends = |from: usize, to: usize, at: usize| {
+        let last = (from - 1) as f32;
+        let high = if to > 1 { last * at as f32 / (to - 1) as f32 } else { last * 0.5 };
+        [last - high, high]
+    };
+    let all = boxes.data().chunks_exact(4).zip(indices.data()).zip(out.chunks_exact_mut(4));
+    for (b, ((corners, &index), out)) in all.enumerate() {
+        let image = &src[crate::movement::index("box index", index, n)? * h * w * c..][..h * w * c];
+        let pixel_at = |y: f32, x: f32| &image[(y as usize * w + x as usize) * c..][..c];
+        for y in 0..oh {
+            let Some(py) = crop_position(h, oh, corners[0], corners[2], y) else { continue };
+            for x in 0..ow {
+                let Some(px) = crop_position(w, ow, corners[1], corners[3], x) else { continue };
+                let (ty, by, lx, rx) = (py.floor(), py.ceil(), px.floor(), px.ceil());
+                let (fy, fx) = (py - ty, px - lx);
+                let (tl, tr) = (pixel_at(ty, lx), pixel_at(ty, rx));
+                let (bl, br) = (pixel_at(by, lx), pixel_at(by, rx));
+                let g = &g[((b * oh + y) * ow + x) * c..][..c];
+                let (mut sy, mut sx) = (0.0, 0.0);
+                for k in 0..c {
+                    sy += g[k] * ((bl[k] - tl[k]) * (1.0 - fx) + (br[k] - tr[k]) * fx);
+                    sx += g[k] * ((tr[k] - tl[k]) * (1.0 - fy) + (br[k] - bl[k]) * fy);
+                }
+                let ([y1, y2], [x1, x2]) = (ends(h, oh, y), ends(w, ow, x));
+                for (out, v) in out.iter_mut().zip([sy * y1, sx * x1, sy * y2, sx * x2]) {
+                    *out += v;
+                }
+            }
+        }
+    }
+    Tensor::new([count, 4], out)
+}
