@@ -72,6 +72,11 @@ pub enum ModelText {
 
 /// A model that can be written: weight files first, the model's text last.
 pub trait ModelSink: Send {
+    /// The path to take for a weight file that would have this one, if it must be another.
+    fn path_for(&self, path: &str) -> String {
+        path.to_owned()
+    }
+
     /// Begins a file; the one before it is complete.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ impl<'s> ShardWriter<'s> {
     fn begin_shard(&mut self) -> Result<(), FormatError> {
         self.end_digest();
         let number = self.shards.paths.len() + 1;
-        let path = format!("group{}-shard{number}of{}.bin", self.group, self.count);
+        let path = self.sink.path_for(&format!("group{}-shard{number}of{}.bin", self.group, self.count));
         self.sink.begin(&path)?;
         self.shards.paths.push(path);
         Ok(())

@@ -196,6 +196,41 @@ fn writing_again_replaces_the_model_and_removes_only_its_old_shards() {
 }
 
 #[test]
+fn a_model_that_is_replaced_at_once_is_whole_until_then() {
+    let target = tempfile::tempdir().unwrap();
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(target.path())
+            .unwrap()
+            .map(|e| e.unwrap())
+            .filter(|e| e.file_type().unwrap().is_file())
+            .map(|e| e.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    for round in 0..4 {
+        let before: Vec<_> = files().iter().map(|n| fs::read(target.path().join(n)).unwrap()).collect();
+        let mut sink = DirectorySink::create(target.path()).unwrap().replacing_at_once();
+        let model = write(&mut sink, 1000, ShardOptions::default());
+        let now: Vec<_> = files().iter().map(|n| fs::read(target.path().join(n)).unwrap()).collect();
+        assert_eq!(before, now, "nothing is touched before the end");
+        if round == 2 {
+            // As if the program had ended here.
+            drop(sink);
+            continue;
+        }
+        let old = fs::read(target.path().join("model.json")).ok();
+        sink.finish(&model.to_json().unwrap()).unwrap();
+        let shard = if round == 1 { "group1-shard1of1-2.bin" } else { "group1-shard1of1.bin" };
+        assert_eq!(files(), [shard, "model.json"]);
+        assert_ne!(old, fs::read(target.path().join("model.json")).ok(), "the new one lists its own file");
+        let source = FileSource::open(target.path()).unwrap();
+        let loaded = ModelJson::load(&source).unwrap();
+        check_every_kind(&Weights::open(&source, &loaded.weights_manifest).unwrap());
+    }
+}
+
+#[test]
 fn a_directory_with_one_oddly_named_model_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("group1-shard1of1"), 3.0f32.to_le_bytes()).unwrap();

@@ -1,3 +1,5 @@
+use std::{io, path::PathBuf};
+
 use tfjs_format::FormatError;
 use tfjs_graph::{GraphError, LoadError};
 use tfjs_kernels::KernelError;
@@ -233,6 +235,24 @@ pub enum LayersError {
         /// Name of the layer.
         layer: String,
     },
+    /// A file that training reads or writes.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// "read", "write", …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A callback or data set failed for a reason of its own.
+    #[error("{0}")]
+    Callback(
+        /// What it says.
+        #[source]
+        Box<dyn std::error::Error + Send + Sync>,
+    ),
     /// There is no layer or weight of this name.
     #[error("no {what} is named `{name}`")]
     NotFound {

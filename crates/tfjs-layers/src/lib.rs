@@ -62,7 +62,9 @@ pub use save::{Quantizer, SaveOptions, SaveReport, SaveWarning};
 pub use summary::LayerView;
 pub use topology::{LayerConfig, ModelConfig, ModelKind};
 pub use train::{
-    Arrays, Batch, Callback, ClassWeight, Compile, Context, Dataset, FitOptions, History, Logs, Stream,
-    TrainingState, Validation,
+    Arrays, BackupAndRestore, Batch, Callback, CallbackState, ClassWeight, Compile, Context, CsvLogger,
+    Dataset, EarlyStopping, FitOptions, History, LambdaCallback, LearningRateScheduler, Logs, Mode,
+    ModelCheckpoint, ReduceLrOnPlateau, SaveFreq, Stream, TensorBoard, TerminateOnNan, TrainingState,
+    UpdateFreq, Validation,
 };
 pub use weights::{Params, Scope, StoredWeight, StoredWeights, Weight, WeightId, WeightInit};

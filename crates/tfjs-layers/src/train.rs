@@ -5,6 +5,7 @@
 
 mod batch;
 mod callbacks;
+mod checkpoint;
 mod data;
 mod files;
 mod fit;
@@ -18,7 +19,11 @@ use tracing::{debug, warn};
 
 pub use self::{
     batch::{Batch, ClassWeight},
-    callbacks::{Callback, Context},
+    callbacks::{
+        BackupAndRestore, Callback, CallbackState, Context, CsvLogger, EarlyStopping, LambdaCallback,
+        LearningRateScheduler, Mode, ModelCheckpoint, ReduceLrOnPlateau, SaveFreq, TensorBoard,
+        TerminateOnNan, UpdateFreq,
+    },
     data::{Arrays, Dataset, Stream},
     files::TrainingState,
     fit::{FitOptions, History, Validation},
@@ -287,16 +292,7 @@ impl LayersModel {
         profile: Option<&mut Profile>,
     ) -> Result<StepOutputs> {
         let training = self.training.as_deref().ok_or(LayersError::NotCompiled)?;
-        let at = match graphs.iter().position(|g| g.fits(batch, train)) {
-            Some(at) => at,
-            None => {
-                let exact = graphs.iter().filter(|g| g.train == train).count() < EXACT_GRAPHS;
-                let step = Step::new(self, training, batch, train, exact)?;
-                debug!(train, exact, "graph of a step made");
-                graphs.push(step);
-                graphs.len() - 1
-            }
-        };
+        let at = self.graph_for(graphs, training, batch, train)?;
         let mut outputs = graphs[at].run(self, training, batch, profile)?;
         if train && !outputs.report.loss.is_finite() && training.bad_layer.is_none() {
             outputs.bad_layer = graphs[at].first_bad_layer(self, training, batch)?;
@@ -308,6 +304,36 @@ impl LayersModel {
             );
         }
         Ok(outputs)
+    }
+
+    /// Place of the graph for such a batch, which is made if there is none yet.
+    fn graph_for(
+        &self,
+        graphs: &mut Vec<Step>,
+        training: &Training,
+        batch: &Batch,
+        train: bool,
+    ) -> Result<usize> {
+        if let Some(at) = graphs.iter().position(|g| g.fits(batch, train)) {
+            return Ok(at);
+        }
+        let exact = graphs.iter().filter(|g| g.train == train).count() < EXACT_GRAPHS;
+        let step = Step::new(self, training, batch, train, exact)?;
+        debug!(train, exact, "graph of a step made");
+        graphs.push(step);
+        Ok(graphs.len() - 1)
+    }
+
+    /// Does something with the graph for such a batch.
+    fn step_for(&mut self, batch: &Batch, train: bool, f: impl FnOnce(&Step) -> Result<()>) -> Result<()> {
+        let training = self.training.as_deref_mut().ok_or(LayersError::NotCompiled)?;
+        let mut graphs = std::mem::take(&mut training.graphs);
+        let training = self.training.as_deref().ok_or(LayersError::NotCompiled)?;
+        let result = self.graph_for(&mut graphs, training, batch, train).and_then(|at| f(&graphs[at]));
+        if let Some(training) = self.training.as_deref_mut() {
+            training.graphs = graphs;
+        }
+        result
     }
 }
 

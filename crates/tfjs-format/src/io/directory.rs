@@ -151,6 +151,8 @@ pub struct DirectorySink {
     unfinished: Option<Unfinished>,
     written: BTreeSet<String>,
     current: Option<(PathBuf, File)>,
+    /// Files of the model that is to be replaced, if it has to stay whole until that is done.
+    kept: Option<BTreeSet<String>>,
 }
 
 impl DirectorySink {
@@ -185,7 +187,17 @@ impl DirectorySink {
             temporary: Some(temporary),
             written: BTreeSet::new(),
             current: None,
+            kept: None,
         })
+    }
+
+    /// Lets the model that is there be whole until the new one takes its place in a single step, which is the renaming of
+    /// `model.json`: whoever loads it, and whenever a program or machine stops, there is one of the two. For that, weight
+    /// files do not take the names of those that are there; those have `-2` in their names or lose it in turn.
+    #[must_use]
+    pub fn replacing_at_once(mut self) -> DirectorySink {
+        self.kept = Some(self.shards_of_the_model_before());
+        self
     }
 
     /// Gives the model's text another name than `model.json`.
@@ -197,6 +209,16 @@ impl DirectorySink {
 
     fn temporary(&self) -> Result<&Path, FormatError> {
         self.temporary.as_ref().map(TempDir::path).ok_or(FormatError::NoShardBegun)
+    }
+
+    /// Ends the file in work. One that replaces another at once has to be on the disk before.
+    fn complete(&mut self) -> Result<(), FormatError> {
+        match self.current.take() {
+            Some((path, file)) if self.kept.is_some() => {
+                file.sync_all().map_err(|e| FormatError::io("write", path.display().to_string(), e))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn put_in_place(&mut self, temporary: &Path) -> Result<(), FormatError> {
@@ -241,10 +263,11 @@ impl DirectorySink {
     }
 }
 
-/// Whether a name is `group<n>-shard<n>of<n>` with or without `.bin`.
+/// Whether a name is `group<n>-shard<n>of<n>` with or without `-2` and `.bin`.
 fn is_shard_name(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let name = name.strip_suffix(".bin").unwrap_or(name);
+    let name = name.strip_suffix("-2").unwrap_or(name);
     name.strip_prefix("group")
         .and_then(|rest| rest.split_once("-shard"))
         .and_then(|(group, rest)| Some((group, rest.split_once("of")?)))
@@ -252,6 +275,15 @@ fn is_shard_name(name: &str) -> bool {
 }
 
 impl ModelSink for DirectorySink {
+    fn path_for(&self, path: &str) -> String {
+        match path.strip_suffix(".bin") {
+            Some(stem) if self.kept.as_ref().is_some_and(|kept| kept.contains(path)) => {
+                format!("{stem}-2.bin")
+            }
+            _ => path.to_owned(),
+        }
+    }
+
     fn begin(&mut self, path: &str) -> Result<(), FormatError> {
         check_path(path)?;
         let file_path = self.temporary()?.join(path);
@@ -260,6 +292,7 @@ impl ModelSink for DirectorySink {
             fs::create_dir_all(parent).map_err(failed)?;
         }
         let file = File::create(&file_path).map_err(failed)?;
+        self.complete()?;
         self.written.insert(path.to_owned());
         self.current = Some((file_path, file));
         Ok(())
@@ -274,7 +307,7 @@ impl ModelSink for DirectorySink {
         let name = self.model_name.clone();
         self.begin(&name)?;
         self.write(model_json.as_bytes())?;
-        self.current = None;
+        self.complete()?;
         let temporary = self.temporary()?.to_owned();
         let whole = uninterrupted();
         let result = self.put_in_place(&temporary);
@@ -291,7 +324,9 @@ mod tests {
 
     #[test]
     fn only_names_of_converters_count_as_shards() {
-        for name in ["group1-shard1of1.bin", "group12-shard3of40.bin", "group1-shard1of1"] {
+        for name in
+            ["group1-shard1of1.bin", "group12-shard3of40.bin", "group1-shard1of1", "group1-shard1of1-2.bin"]
+        {
             assert!(is_shard_name(name), "{name}");
         }
         for name in ["weights.bin", "group1-shard1of.bin", "group-shard1of1.bin", "a/group1-shard1of1.bin"] {

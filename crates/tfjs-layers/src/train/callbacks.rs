@@ -1,12 +1,59 @@
 //! What happens beside training: see [`Callback`].
 
-use super::{Batch, Logs, objective::Totals};
-use crate::{LayersError, LayersModel};
+/// Options of a callback that are set one after the other.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $field:ident: $type:ty,)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $field(self, $field: $type) -> Self {
+            Self { $field: $field.into(), ..self }
+        }
+    )*};
+}
+
+mod backup_and_restore;
+mod csv_logger;
+mod early_stopping;
+mod lambda;
+mod learning_rate_scheduler;
+mod model_checkpoint;
+mod monitor;
+mod path;
+mod reduce_lr_on_plateau;
+mod tensor_board;
+mod terminate_on_nan;
+
+use serde_json::Value;
+use tfjs_kernels::Tensor;
+
+pub use self::{
+    backup_and_restore::BackupAndRestore,
+    csv_logger::CsvLogger,
+    early_stopping::EarlyStopping,
+    lambda::LambdaCallback,
+    learning_rate_scheduler::LearningRateScheduler,
+    model_checkpoint::{ModelCheckpoint, SaveFreq},
+    monitor::Mode,
+    reduce_lr_on_plateau::ReduceLrOnPlateau,
+    tensor_board::{TensorBoard, UpdateFreq},
+    terminate_on_nan::TerminateOnNan,
+};
+use super::{Batch, History, Logs, objective::Totals};
+use crate::{LayersError, LayersModel, Metric};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
 /// Told what happens in [`LayersModel::fit`]; it may look at the model, change its learning rate, save it, or end training.
 pub trait Callback: std::fmt::Debug {
+    /// Before all else: what takes up an earlier training again restores the model here, and sets
+    /// [`Context::initial_epoch`].
+    ///
+    /// # Errors
+    /// What is returned ends training.
+    fn resume(&mut self, _cx: &mut Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// Before the first epoch.
     ///
     /// # Errors
@@ -47,6 +94,28 @@ pub trait Callback: std::fmt::Debug {
         Ok(())
     }
 
+    /// After an epoch, when all callbacks have seen its end: the time to write down the state of the training, which is
+    /// [`Context::states`], [`Context::history`] and the model's. Not called when training was cancelled.
+    ///
+    /// # Errors
+    /// What is returned ends training.
+    fn checkpoint(&mut self, _cx: &mut Context<'_>, _epoch: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// What this callback remembers from epoch to epoch, for a training that is taken up again.
+    fn state(&self) -> CallbackState {
+        CallbackState::default()
+    }
+
+    /// Takes back what [`Callback::state`] gave; called after [`Callback::train_begin`].
+    ///
+    /// # Errors
+    /// When it is not a state of this callback.
+    fn set_state(&mut self, _state: CallbackState) -> Result<()> {
+        Ok(())
+    }
+
     /// After the last epoch.
     ///
     /// # Errors
@@ -54,6 +123,15 @@ pub trait Callback: std::fmt::Debug {
     fn train_end(&mut self, _cx: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
+}
+
+/// What a callback remembers.
+#[derive(Clone, Debug, Default)]
+pub struct CallbackState {
+    /// Numbers and words.
+    pub values: Value,
+    /// Tensors.
+    pub tensors: Vec<Tensor>,
 }
 
 /// What a callback sees of training.
@@ -65,8 +143,13 @@ pub struct Context<'m> {
     pub epochs: usize,
     /// Batches per epoch, if that is known.
     pub steps: Option<usize>,
-    /// Set in [`Callback::train_begin`], the epoch that a training taken up again goes on with.
+    /// Set in [`Callback::resume`], the epoch that a training taken up again goes on with.
     pub initial_epoch: Option<usize>,
+    /// The epochs before this one.
+    pub history: History,
+    /// What callbacks remember, in their order; before each [`Callback::checkpoint`] as they are then. Set in
+    /// [`Callback::resume`], they are what callbacks go on with.
+    pub states: Vec<CallbackState>,
     totals: Totals,
     stop: Option<String>,
     cancelled: bool,
@@ -79,6 +162,8 @@ impl<'m> Context<'m> {
             epochs,
             steps,
             initial_epoch: None,
+            history: History::default(),
+            states: Vec::new(),
             totals: Totals::default(),
             stop: None,
             cancelled: false,
@@ -91,6 +176,16 @@ impl<'m> Context<'m> {
     /// When a metric cannot be computed.
     pub fn logs(&self) -> Result<Logs> {
         self.totals.logs()
+    }
+
+    /// The loss of the epoch so far, without the work of metrics.
+    pub fn loss(&self) -> f64 {
+        self.totals.loss()
+    }
+
+    /// A metric by its name in [`Context::logs`].
+    pub(super) fn metric(&self, name: &str) -> Option<&Metric> {
+        self.totals.metric(name)
     }
 
     /// Ends training after this batch or epoch.

@@ -161,12 +161,7 @@ impl LayersModel {
     ///
     /// # Errors
     /// As [`LayersModel::fit`].
-    pub fn fit_data(&mut self, data: Batch, mut options: FitOptions<'_>) -> Result<History> {
-        let mut data = match &options.class_weight {
-            Some(weights) => data.weighted_by_class(weights)?,
-            None => data,
-        };
-        options.class_weight = None;
+    pub fn fit_data(&mut self, mut data: Batch, mut options: FitOptions<'_>) -> Result<History> {
         if let Validation::Split(part) = options.validation {
             let samples = data.samples();
             if !(part > 0.0 && part < 1.0) {
@@ -183,9 +178,17 @@ impl LayersModel {
             }
             let (first, rest) = Arrays::split(&data, train)?;
             data = first;
-            // Weights of classes are for training only.
-            options.validation = Validation::Data(Batch { sample_weight: Vec::new(), ..rest });
+            options.validation = Validation::Data(rest);
         }
+        if let Validation::Data(data) = &options.validation {
+            let size = options.validation_batch_size.unwrap_or(options.batch_size);
+            self.check_data(data, size, false)?;
+        }
+        // Weights of classes are for training only.
+        if let Some(weights) = options.class_weight.take() {
+            data = data.weighted_by_class(&weights)?;
+        }
+        self.check_data(&data, options.batch_size, true)?;
         let mut arrays = Arrays::new(data, options.batch_size);
         if options.shuffle {
             arrays = arrays.shuffled(self.training_mut()?.seed);
@@ -199,6 +202,14 @@ impl LayersModel {
     /// As [`LayersModel::fit`].
     pub fn fit_dataset(&mut self, dataset: &mut dyn Dataset, mut options: FitOptions<'_>) -> Result<History> {
         self.training_mut()?;
+        if options.epochs == 0 || options.validation_freq == 0 || options.steps_per_epoch == Some(0) {
+            let problem = "`epochs`, `validation_freq` and `steps_per_epoch` are at least 1";
+            return Err(LayersError::Training(problem.to_owned()));
+        }
+        if let Validation::Split(_) = options.validation {
+            let problem = "`validation_split` needs data in memory; give data for validation of their own";
+            return Err(LayersError::Training(problem.to_owned()));
+        }
         let mut callbacks = std::mem::take(&mut options.callbacks);
         let steps = options.steps_per_epoch.or_else(|| dataset.batches());
         let plan = Plan {
@@ -206,40 +217,56 @@ impl LayersModel {
             first: options.initial_epoch,
             steps_per_epoch: options.steps_per_epoch,
         };
-        let mut history = History::default();
         let mut cx = Context::new(self, options.epochs, steps);
+        each(&mut callbacks, |c| c.resume(&mut cx))?;
+        let states = std::mem::take(&mut cx.states);
         each(&mut callbacks, |c| c.train_begin(&mut cx))?;
-        // A callback that restores a training knows where it was.
+        if states.len() == callbacks.len() {
+            for (callback, state) in callbacks.iter_mut().zip(states) {
+                callback.set_state(state)?;
+            }
+        } else if !states.is_empty() {
+            tracing::warn!("the training that is taken up again had other callbacks; these begin anew");
+        }
+        // A callback that takes a training up again knows where it was.
         let plan = Plan { first: cx.initial_epoch.unwrap_or(plan.first), ..plan };
+        let last = if cx.stopped().is_some() { plan.first } else { options.epochs };
         thread::scope(|scope| {
             let (sender, receiver) = sync_channel(AHEAD);
             let first = plan.first;
-            scope.spawn(move || read_ahead(dataset, &plan, &sender));
-            for epoch in first..options.epochs {
+            if first < last {
+                scope.spawn(move || read_ahead(dataset, &plan, &sender));
+            }
+            for epoch in first..last {
                 cx.reset_metrics();
                 each(&mut callbacks, |c| c.epoch_begin(&mut cx, epoch))?;
-                if let Some(why) = run_epoch(&mut cx, &mut callbacks, &options, &receiver)? {
-                    cx.stop(why);
+                run_epoch(&mut cx, &mut callbacks, &options, &receiver)?;
+                // Of an epoch that was cut short nothing is known.
+                if cx.cancelled() {
+                    break;
                 }
                 let mut logs = cx.totals().logs()?;
-                if !cx.cancelled() && (epoch + 1 - first).is_multiple_of(options.validation_freq.max(1)) {
+                if (epoch + 1).is_multiple_of(options.validation_freq) {
                     let validated = cx.model.validate(&mut options)?;
                     for (name, value) in validated.iter().flat_map(Logs::iter) {
                         logs.set(&format!("val_{name}"), value);
                     }
                 }
                 each(&mut callbacks, |c| c.epoch_end(&mut cx, epoch, &mut logs))?;
-                history.epochs.push(epoch);
-                history.logs.push(logs);
+                cx.history.epochs.push(epoch);
+                cx.history.logs.push(logs);
+                cx.states = callbacks.iter().map(|c| c.state()).collect();
+                each(&mut callbacks, |c| c.checkpoint(&mut cx, epoch))?;
                 if cx.stopped().is_some() {
                     break;
                 }
             }
             Ok::<(), LayersError>(())
         })?;
+        cx.model.finish_optimizer()?;
         each(&mut callbacks, |c| c.train_end(&mut cx))?;
-        history.stopped = cx.stopped().map(str::to_owned);
-        Ok(history)
+        let stopped = cx.stopped().map(str::to_owned);
+        Ok(History { stopped, ..std::mem::take(&mut cx.history) })
     }
 
     /// Loss and metrics of data in memory, in batches of 32.
@@ -275,6 +302,32 @@ impl LayersModel {
         totals.logs()
     }
 
+    /// Lets the optimizer do what it does at the end: moving averages replace weights.
+    fn finish_optimizer(&mut self) -> Result<()> {
+        let training = self.training.as_deref().ok_or(LayersError::NotCompiled)?;
+        let mut weights = Vec::with_capacity(training.trainable.len());
+        for &id in &training.trainable {
+            weights.push(self.params.value(id)?);
+        }
+        training.optimizer.finalize(&mut weights)?;
+        for (&id, weight) in training.trainable.iter().zip(weights) {
+            self.params.put(id, weight);
+        }
+        self.forget_compiled();
+        Ok(())
+    }
+
+    /// Looks at all data before the first step: whether shapes and labels fit.
+    fn check_data(&mut self, data: &Batch, batch_size: usize, train: bool) -> Result<()> {
+        let samples = data.samples();
+        if samples == 0 {
+            return Err(LayersError::Training("the data hold no samples".to_owned()));
+        }
+        let prepared = data.prepared(self)?;
+        let (first, _) = Arrays::split(&prepared, samples.min(batch_size.max(1)))?;
+        self.step_for(&first, train, |step| step.check_labels(&prepared))
+    }
+
     fn validate(&mut self, options: &mut FitOptions<'_>) -> Result<Option<Logs>> {
         let steps = options.validation_steps;
         match &mut options.validation {
@@ -295,13 +348,13 @@ fn each<'c>(
     callbacks.iter_mut().try_for_each(|c| f(c.as_mut()))
 }
 
-/// Trains with the batches of one epoch; gives the reason when training has to end.
+/// Trains with the batches of one epoch, or until training has to end.
 fn run_epoch(
     cx: &mut Context<'_>,
     callbacks: &mut [Box<dyn Callback + '_>],
     options: &FitOptions<'_>,
     batches: &Receiver<Message>,
-) -> Result<Option<String>> {
+) -> Result<()> {
     let mut index = 0;
     loop {
         let batch = match batches.recv() {
@@ -319,16 +372,16 @@ fn run_epoch(
         index += 1;
         if options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
             cx.cancel();
-            return Ok(Some("training was cancelled".to_owned()));
+            cx.stop("training was cancelled");
         }
         if cx.stopped().is_some() {
-            return Ok(None);
+            return Ok(());
         }
     }
     if index == 0 {
         return Err(LayersError::Training("the data hold no batches".to_owned()));
     }
-    Ok(None)
+    Ok(())
 }
 
 struct Plan {
@@ -339,8 +392,16 @@ struct Plan {
 
 /// Sends the batches of all epochs; ends early when nobody listens any more.
 fn read_ahead(dataset: &mut dyn Dataset, plan: &Plan, to: &SyncSender<Message>) {
-    let mut pass = plan.first;
-    let mut started = false;
+    let (mut pass, mut started) = match plan.steps_per_epoch {
+        Some(steps) => match skip(dataset, plan.first.saturating_mul(steps)) {
+            Ok(pass) => (pass, true),
+            Err(error) => {
+                let _ = to.send(Message::Failed(error));
+                return;
+            }
+        },
+        None => (plan.first, false),
+    };
     for epoch in plan.first..plan.epochs {
         if plan.steps_per_epoch.is_none() {
             pass = epoch;
@@ -378,4 +439,26 @@ fn read_ahead(dataset: &mut dyn Dataset, plan: &Plan, to: &SyncSender<Message>) 
             return;
         }
     }
+}
+
+/// Begins the pass in which this batch is, and stands before it: a training that goes on sees what it would have seen.
+fn skip(dataset: &mut dyn Dataset, batches: usize) -> Result<usize> {
+    let mut pass = 0;
+    let mut left = batches;
+    if let Some(all) = dataset.batches().filter(|n| *n > 0) {
+        (pass, left) = (batches / all, batches % all);
+    }
+    dataset.start(pass)?;
+    let mut empty = true;
+    while left > 0 {
+        match dataset.next_batch()? {
+            Some(_) => (left, empty) = (left - 1, false),
+            None if empty => break,
+            None => {
+                (pass, empty) = (pass + 1, true);
+                dataset.start(pass)?;
+            }
+        }
+    }
+    Ok(pass)
 }

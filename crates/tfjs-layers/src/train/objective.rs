@@ -263,6 +263,19 @@ impl Totals {
         self.samples == 0.0
     }
 
+    /// The loss so far.
+    pub(crate) fn loss(&self) -> f64 {
+        self.loss / self.samples
+    }
+
+    /// The metric that is reported under this name.
+    pub(crate) fn metric(&self, name: &str) -> Option<&Metric> {
+        self.entries.iter().find_map(|total| match &total.entry {
+            Entry::Metric(own, metric) if own == name => Some(metric),
+            _ => None,
+        })
+    }
+
     /// Loss and metrics so far.
     pub(crate) fn logs(&self) -> Result<Logs> {
         let mut logs = Logs::default();

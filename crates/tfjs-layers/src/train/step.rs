@@ -221,6 +221,16 @@ impl Step {
         })
     }
 
+    /// Whether labels are such as the losses know.
+    pub(super) fn check_labels(&self, batch: &Batch) -> Result<()> {
+        for (loss, place, classes) in &self.checks {
+            if let Some(Some(y)) = batch.y.get(*place) {
+                loss.check_labels(y, *classes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the step.
     pub(super) fn run(
         &self,
@@ -229,11 +239,7 @@ impl Step {
         batch: &Batch,
         profile: Option<&mut Profile>,
     ) -> Result<StepOutputs> {
-        for (loss, place, classes) in &self.checks {
-            if let Some(Some(y)) = batch.y.get(*place) {
-                loss.check_labels(y, *classes)?;
-            }
-        }
+        self.check_labels(batch)?;
         let feeds = self.feeds(model, training, batch)?;
         let results = self.model.run_bound(&self.binding, feeds, profile)?;
         let mut out = StepOutputs::default();
