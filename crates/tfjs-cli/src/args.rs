@@ -1,9 +1,12 @@
 //! What was typed.
 
+mod train;
+
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 
+pub(crate) use self::train::{DataArgs, EvaluateArgs, TrainArgs};
 use crate::{converter::ConvertArgs, inputs::InputArg, inspect::Target};
 
 /// Convert TensorFlow models to TensorFlow.js and run them.
@@ -27,7 +30,9 @@ pub(crate) enum Command {
     /// Measure how fast a model runs
     Bench(Box<BenchArgs>),
     /// Train a model of layers
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
+    /// Measure loss and metrics of a model of layers
+    Evaluate(Box<EvaluateArgs>),
     /// Tell what is in a model of any format
     Inspect(InspectArgs),
 }
@@ -117,34 +122,6 @@ pub(crate) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct TrainArgs {
-    /// The model: a Keras file, or a layers model of TensorFlow.js
-    pub(crate) model: String,
-    /// Where the trained model goes: a directory for TensorFlow.js, or a .keras or .h5 file
-    #[arg(value_name = "OUT", conflicts_with = "out_option")]
-    pub(crate) out: Option<PathBuf>,
-    /// Same as OUT
-    #[arg(long = "out", value_name = "OUT")]
-    pub(crate) out_option: Option<PathBuf>,
-    /// How to train, step by step: optimizer, loss and metrics as Keras serialises them, and an .npz of batches
-    #[arg(long, value_name = "FILE", required = true)]
-    pub(crate) config: Option<PathBuf>,
-    /// Threads to use [default: one per processor]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Print JSON, a line per step
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-impl TrainArgs {
-    /// Where the trained model goes.
-    pub(crate) fn out(&self) -> Option<&std::path::Path> {
-        self.out.as_deref().or(self.out_option.as_deref())
-    }
 }
 
 #[derive(Debug, ClapArgs)]

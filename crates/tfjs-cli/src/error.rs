@@ -47,6 +47,38 @@ pub(crate) enum CliError {
     NothingToTrainFor { model: String, config: PathBuf },
     #[error("{} holds no batches: arrays x0, x1, … and y0, … of shape [batches, batch size, …] are expected, it holds {}", path.display(), found.join(", "))]
     Batches { path: PathBuf, found: Vec<String> },
+    #[error("the data do not say what the model is to learn: {missing}")]
+    NoData { missing: &'static str },
+    #[error("no {what} of the model is named `{name}`; there are {}", known.join(", "))]
+    NoSuchName { what: &'static str, name: String, known: Vec<String> },
+    #[error("{what} `{name}` is given twice")]
+    Twice { what: &'static str, name: String },
+    #[error("no file is given for {what} `{name}`; give it with {flag} {name}=FILE.npy")]
+    NotGiven { what: &'static str, name: String, flag: &'static str },
+    #[error("{} holds {found}", path.display())]
+    Table { path: PathBuf, found: String },
+    #[error("line {line} of {}: {problem}", path.display())]
+    TableLine { path: PathBuf, line: u64, problem: String },
+    #[error("cannot read the table in {}", path.display())]
+    Csv { path: PathBuf, source: csv::Error },
+    #[error("{}: {problem}", path.display())]
+    Images { path: PathBuf, problem: String },
+    #[error("cannot use the picture {}", path.display())]
+    Image { path: PathBuf, source: ImageError },
+    #[error("{flag} is `{given}`, expected {expected}")]
+    Value { flag: &'static str, given: String, expected: &'static str },
+    #[error("{flag} is not JSON")]
+    NotJson { flag: &'static str, source: serde_json::Error },
+    #[error(
+        "what {model} was trained with cannot be taken up again; say it with --optimizer, --loss and --metrics"
+    )]
+    Restore { model: String, source: LayersError },
+    #[error("nothing called `{monitor}` is measured; there are {}", known.join(", "))]
+    NoSuchMonitor { monitor: String, known: Vec<String> },
+    #[error("training came to nothing and no model was saved: {why}")]
+    NotFinite { why: String },
+    #[error("interrupted after {epochs} of {of} epochs; the model as it is now stands in {}", out.display())]
+    Interrupted { epochs: usize, of: usize, out: PathBuf },
     #[error("--metadata has `{item}`, expected KEY:FILE")]
     Metadata { item: String },
 }

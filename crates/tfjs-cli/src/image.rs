@@ -75,6 +75,14 @@ pub(crate) fn read(
     layout.tensor(&pixels, [height, width], dtype.unwrap_or(DType::Float32), normalise)
 }
 
+/// Width and height of a picture, from its header.
+///
+/// # Errors
+/// When the file is not a picture.
+pub(crate) fn size(path: &std::path::Path) -> Result<(u32, u32), ImageError> {
+    Ok(ImageReader::open(path)?.with_guessed_format()?.into_dimensions()?)
+}
+
 impl Layout {
     fn of(shape: Option<&[Option<usize>]>) -> Result<Layout, ImageError> {
         let any = Layout { batch: true, height: None, width: None, channels: 3, channels_first: false };

@@ -8,11 +8,14 @@
 mod args;
 mod cmd;
 mod converter;
+mod curves;
+mod data;
 mod error;
 mod files;
 mod image;
 mod inputs;
 mod inspect;
+mod interrupt;
 mod load;
 mod npy;
 mod random;
@@ -39,7 +42,7 @@ pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(e) => return usage(&e),
     };
     trace(args.verbose);
-    discard_when_interrupted();
+    interrupt::install();
     report(match args.command {
         Command::Convert(args) => {
             if let Some(missing) = args.missing() {
@@ -52,6 +55,7 @@ pub fn tfjs(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => cmd::run::run(&args),
         Command::Bench(args) => cmd::bench::run(&args),
         Command::Train(args) => cmd::train::run(&args),
+        Command::Evaluate(args) => cmd::evaluate::run(&args),
         Command::Inspect(args) => cmd::inspect::run(&args),
     })
 }
@@ -62,7 +66,7 @@ pub fn tensorflowjs_converter(argv: impl IntoIterator<Item = OsString>) -> ExitC
     let program = argv.next();
     match Converter::try_parse_from(program.into_iter().chain(converter::normalised(argv))) {
         Ok(converter) => {
-            discard_when_interrupted();
+            interrupt::install();
             report(cmd::convert::run(&converter.args))
         }
         Err(e) => usage(&e),
@@ -98,6 +102,10 @@ fn report(result: Result<String, CliError>) -> ExitCode {
     });
     match printed {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e @ CliError::Interrupted { .. }) => {
+            eprintln!("{e}");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(e) => {
             eprintln!("error: {}", chain(&e));
             ExitCode::FAILURE
@@ -113,15 +121,6 @@ fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// On Ctrl-C, removes what is being written and ends the process as a shell expects.
-fn discard_when_interrupted() {
-    // Without a handler an interrupted command leaves its temporary files, which is no reason not to run it.
-    let _ = ctrlc::set_handler(|| {
-        tfjs_format::io::discard_unfinished();
-        std::process::exit(130);
-    });
 }
 
 /// Sends what the libraries trace to stderr, if asked for.

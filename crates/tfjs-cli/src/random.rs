@@ -16,15 +16,8 @@ pub(crate) fn tensor(input: &TensorInfo, unknown: usize, seed: u64) -> Result<Te
     let shape: Vec<usize> = dims.iter().map(|d| d.unwrap_or(unknown)).collect();
     let too_large = || refused(format!("of shape {}, which does not fit in memory", show::shape(dims)));
     let n = tfjs_kernels::Shape::from(&shape[..]).checked_len().map_err(|_| too_large())?;
-    let mut state = seed.wrapping_add(1);
-    // SplitMix64; the upper half has the better bits.
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) >> 40
-    };
-    let mut unit = || next() as f32 / (1u32 << 24) as f32;
+    let mut state = SplitMix64(seed.wrapping_add(1));
+    let mut unit = || (state.next() >> 40) as f32 / (1u32 << 24) as f32;
     match input.dtype.unwrap_or(DType::Float32) {
         DType::Float32 => Tensor::new(shape, (0..n).map(|_| unit()).collect()),
         DType::Int32 => Tensor::new(shape, (0..n).map(|_| i32::from(unit() >= 0.5)).collect()),
@@ -33,6 +26,37 @@ pub(crate) fn tensor(input: &TensorInfo, unknown: usize, seed: u64) -> Result<Te
         DType::String => Tensor::new(shape, vec![TfString::from("text"); n]),
     }
     .map_err(|_| too_large())
+}
+
+/// A generator of numbers; the upper half has the better bits.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Orders of samples: the same for the same seed and epoch.
+pub(crate) struct Order(SplitMix64);
+
+impl Order {
+    pub(crate) fn new(seed: i32, epoch: u64) -> Order {
+        let mut state = SplitMix64(i64::from(seed).cast_unsigned());
+        let first = state.next();
+        Order(SplitMix64(first ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    /// Puts things into another order.
+    pub(crate) fn shuffle<T>(&mut self, all: &mut [T]) {
+        for i in (1..all.len()).rev() {
+            let j = (u128::from(self.0.next()) * (i as u128 + 1)) >> 64;
+            all.swap(i, j as usize);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -247,10 +247,9 @@ pub enum LayersError {
         source: io::Error,
     },
     /// A callback or data set failed for a reason of its own.
-    #[error("{0}")]
+    #[error(transparent)]
     Callback(
         /// What it says.
-        #[source]
         Box<dyn std::error::Error + Send + Sync>,
     ),
     /// There is no layer or weight of this name.

@@ -1,25 +1,34 @@
 //! `tfjs train`
 
+mod choice;
+mod fit;
+mod progress;
 mod steps;
 
 use std::path::Path;
 
+use serde_json::Value;
 use tfjs_format::io::DirectorySink;
 use tfjs_layers::{LayersModel, LayersOptions, SaveOptions};
 
+pub(super) use self::fit::compile;
 use crate::{
     CliError,
     args::TrainArgs,
+    curves,
     inspect::{self, Kind},
 };
 
 /// `tfjs train`
 pub(crate) fn run(args: &TrainArgs) -> Result<String, CliError> {
-    crate::load::with_threads(args.threads, || steps::run(args))
+    crate::load::with_threads(args.data.threads, || match &args.config {
+        Some(config) => steps::run(args, config),
+        None => fit::run(args),
+    })
 }
 
 /// A model of layers: a Keras file, or a layers model of TensorFlow.js.
-fn open(path: &str) -> Result<LayersModel, CliError> {
+pub(super) fn open(path: &str) -> Result<LayersModel, CliError> {
     if let Ok(Kind::Keras(_)) = inspect::detect(path) {
         return Ok(tfjs_convert::open_keras(path)?);
     }
@@ -27,13 +36,23 @@ fn open(path: &str) -> Result<LayersModel, CliError> {
 }
 
 /// Writes the model with the state of its optimizer: a Keras file by its extension, else a directory for TensorFlow.js.
+/// What was there is whole until it is replaced.
 fn save(model: &LayersModel, path: &Path) -> Result<(), CliError> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("h5" | "hdf5" | "keras") => tfjs_convert::save_keras(model, path)?,
-        _ => {
-            let options = SaveOptions { include_optimizer: true, lower: false, ..SaveOptions::default() };
-            model.save_to(&mut DirectorySink::create(path)?, &options)?;
-        }
+    if curves::is_file(path) {
+        tfjs_convert::save_keras(model, path)?;
+    } else {
+        let options = SaveOptions { include_optimizer: true, lower: false, ..SaveOptions::default() };
+        model.save_to(&mut DirectorySink::create(path)?.replacing_at_once(), &options)?;
     }
     Ok(())
+}
+
+/// A number as JSON, which has no words for what is not one; Keras's own files spell it so.
+pub(super) fn number(v: f64) -> Value {
+    match v {
+        v if v.is_finite() => Value::from(v),
+        v if v.is_nan() => Value::from("NaN"),
+        v if v > 0.0 => Value::from("Infinity"),
+        _ => Value::from("-Infinity"),
+    }
 }

@@ -182,13 +182,13 @@ impl LayersModel {
         }
         if let Validation::Data(data) = &options.validation {
             let size = options.validation_batch_size.unwrap_or(options.batch_size);
-            self.check_data(data, size, false)?;
+            self.check(data, size, false)?;
         }
         // Weights of classes are for training only.
         if let Some(weights) = options.class_weight.take() {
             data = data.weighted_by_class(&weights)?;
         }
-        self.check_data(&data, options.batch_size, true)?;
+        self.check(&data, options.batch_size, true)?;
         let mut arrays = Arrays::new(data, options.batch_size);
         if options.shuffle {
             arrays = arrays.shuffled(self.training_mut()?.seed);
@@ -317,8 +317,15 @@ impl LayersModel {
         Ok(())
     }
 
-    /// Looks at all data before the first step: whether shapes and labels fit.
-    fn check_data(&mut self, data: &Batch, batch_size: usize, train: bool) -> Result<()> {
+    /// Looks at all data before they are evaluated: whether shapes and labels fit. [`LayersModel::fit_data`] does so itself.
+    ///
+    /// # Errors
+    /// When they do not, in Keras's terms.
+    pub fn check_data(&mut self, data: &Batch, batch_size: usize) -> Result<()> {
+        self.check(data, batch_size, false)
+    }
+
+    fn check(&mut self, data: &Batch, batch_size: usize, train: bool) -> Result<()> {
         let samples = data.samples();
         if samples == 0 {
             return Err(LayersError::Training("the data hold no samples".to_owned()));

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tfjs_kernels::Tensor;
 use tfjs_layers::{Batch, ClassWeight, Compile, Logs, Optimizer};
 
-use super::{open, save};
+use super::{number, open, save};
 use crate::{CliError, args::TrainArgs, files, npy};
 
 /// How to train: optimizer, loss and metrics as Keras serialises them.
@@ -46,8 +46,7 @@ struct Config {
     seed: i32,
 }
 
-pub(super) fn run(args: &TrainArgs) -> Result<String, CliError> {
-    let path = args.config.as_deref().unwrap_or(Path::new("train.json"));
+pub(super) fn run(args: &TrainArgs, path: &Path) -> Result<String, CliError> {
     let config = read(path)?;
     let mut model = open(&args.model)?;
     match &config.optimizer {
@@ -78,7 +77,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<String, CliError> {
         if let Some(weights) = &class_weight {
             batch = batch.weighted_by_class(weights)?;
         }
-        tell(args.json, step, &model.train_on_batch(&batch)?)?;
+        tell(args.data.json, step, &model.train_on_batch(&batch)?)?;
     }
     if let Some(out) = args.out() {
         save(&model, out)?;
@@ -96,9 +95,7 @@ fn tell(json: bool, step: usize, logs: &Logs) -> Result<(), CliError> {
     let line = if json {
         let mut object = Map::new();
         object.insert("step".to_owned(), step.into());
-        // JSON has no words for what is not a number; Keras's own files spell it so.
-        let value = |v: f64| if v.is_finite() { Value::from(v) } else { Value::from(spelled(v)) };
-        object.extend(logs.iter().map(|(name, v)| (name.to_owned(), value(v))));
+        object.extend(logs.iter().map(|(name, v)| (name.to_owned(), number(v))));
         Value::Object(object).to_string()
     } else {
         let values: Vec<String> = logs.iter().map(|(name, v)| format!("{name} {v:.6}")).collect();
@@ -106,14 +103,6 @@ fn tell(json: bool, step: usize, logs: &Logs) -> Result<(), CliError> {
     };
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(CliError::Stdout)
-}
-
-fn spelled(value: f64) -> &'static str {
-    match value {
-        v if v.is_nan() => "NaN",
-        v if v > 0.0 => "Infinity",
-        _ => "-Infinity",
-    }
 }
 
 /// Batches of a file.
