@@ -130,10 +130,11 @@ fn stft(g: &mut Emit, a: &Args<'_>) -> Result<Vec<Port>> {
         return Err(wrong(&["fft_length"], "it is smaller than `sequence_length`"));
     };
     if a.bool(5, &["center"], true)? {
-        let rank = g.rank(x)?;
+        let last = g.axis(x, -1)?;
+        let rank = last + 1;
         let mut pads = vec![0i32; rank * 2];
         let half = (fft_length / 2) as i32;
-        pads[rank * 2 - 2..].copy_from_slice(&[half, half]);
+        pads[last * 2..].copy_from_slice(&[half, half]);
         let pads = g.constant(Tensor::new([rank, 2], pads)?);
         x = g.op("MirrorPad", &[x, pads], &[("mode", attr::text("REFLECT"))])?;
     }
