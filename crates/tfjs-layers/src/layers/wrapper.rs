@@ -242,9 +242,9 @@ impl Layer for TimeDistributed {
             return self.step_by_step(g, call, mask);
         }
         let leading = [g.dim(x, 0)?, g.dim(x, 1)?];
-        // A mask of one value per step says nothing to a layer that sees single steps.
+        // A mask of one value per step says nothing to a layer that sees single steps, unless it counts them.
         let inner_mask = match mask {
-            Some(mask) if g.rank(mask)? > 2 => Some(g.join_leading(mask, 2)?),
+            Some(mask) if g.rank(mask)? > 2 || self.moving => Some(g.join_leading(mask, 2)?),
             _ => None,
         };
         let mut inputs = Vec::new();
@@ -253,7 +253,15 @@ impl Layer for TimeDistributed {
             inputs.push(Sym::masked(port, inner_mask.filter(|_| i == 0)));
         }
         let mut outputs = Vec::new();
-        for sym in self.inner.call(g, &call.inner(inputs))? {
+        let made = self.inner.call(g, &call.inner(inputs.iter().copied()))?;
+        if matches!(g.dialect, Dialect::Keras1 | Dialect::Keras2)
+            && self.inner.config.model.is_some()
+            && call.training(g)
+        {
+            // Keras 2 runs a model again to find its mask, which moves averages and adds penalties once more.
+            self.inner.call(g, &call.inner(inputs))?;
+        }
+        for sym in made {
             let port = g.split_leading(sym.port, &leading)?;
             let mask = match (g.dialect, sym.mask, mask) {
                 (Dialect::Keras1 | Dialect::Keras2, Some(inner), _) => {
@@ -286,8 +294,13 @@ impl TimeDistributed {
         };
         let attrs = [("num", attr::int(steps as i64)), ("axis", attr::int(1))];
         let mut outputs: Vec<Vec<Port>> = Vec::new();
-        for step in g.op_n("Unpack", &[x], &attrs, steps)? {
-            let made = self.inner.call(g, &call.inner([Sym::from(step)]))?;
+        let masks = match mask.filter(|_| self.moving && !self.stateful) {
+            Some(mask) => g.op_n("Unpack", &[mask], &attrs, steps)?,
+            None => Vec::new(),
+        };
+        for (i, step) in g.op_n("Unpack", &[x], &attrs, steps)?.into_iter().enumerate() {
+            let step = Sym::masked(step, masks.get(i).copied());
+            let made = self.inner.call(g, &call.inner([step]))?;
             outputs.resize_with(made.len(), Vec::new);
             for (all, sym) in outputs.iter_mut().zip(made) {
                 all.push(sym.port);

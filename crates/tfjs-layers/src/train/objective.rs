@@ -118,20 +118,29 @@ impl Objective {
                     None => scaled,
                 });
             }
-            let unweighted = output.metrics.iter().map(|m| (m, None));
-            for (spec, weight) in unweighted.chain(output.weighted.iter().map(|m| (m, weight))) {
+            let unweighted = output.metrics.iter().map(|m| (m, None, false));
+            let weighted = output.weighted.iter().map(|m| (m, weight, true));
+            for (spec, weight, weighted) in unweighted.chain(weighted) {
                 let metric = Metric::from_config(spec, self.dialect)?;
                 metric.check(g.fact(truth), g.fact(pred.port))?;
-                let name = if several {
-                    format!("{}_{}", output.name, metric.name())
-                } else {
-                    metric.name().into_owned()
-                };
+                let prefix = if several { format!("{}_", output.name) } else { String::new() };
                 let state = metric.update(g, truth, pred, weight)?;
-                later.push((Entry::Metric(name, metric), state));
+                later.push((weighted, prefix, metric, state));
             }
         }
-        written.report.extend(later);
+        // In all versions a weighted metric says so where there is another of its name.
+        let mut seen: Vec<String> = Vec::new();
+        if self.dialect == Dialect::Keras3 {
+            later.sort_by_key(|(weighted, ..)| *weighted);
+        }
+        for (weighted, prefix, metric, state) in later {
+            let mut name = format!("{prefix}{}", metric.name());
+            if weighted && seen.contains(&name) {
+                name = format!("{prefix}weighted_{}", metric.name());
+            }
+            seen.push(name.clone());
+            written.report.push((Entry::Metric(name, metric), state));
+        }
         unique(&mut written.report);
         Ok(written)
     }
