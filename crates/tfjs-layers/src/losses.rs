@@ -241,6 +241,11 @@ impl Loss {
         self.reduction
     }
 
+    /// The classes of all losses.
+    pub fn classes() -> impl Iterator<Item = &'static str> {
+        table::LOSSES.iter().map(|def| def.class)
+    }
+
     /// Its class in Keras, such as `MeanSquaredError`.
     pub fn class_name(&self) -> &'static str {
         self.def.class

@@ -206,6 +206,11 @@ impl Optimizer {
         Ok(((self.def.make)(&self.options)?.into(), common))
     }
 
+    /// The classes of all optimizers.
+    pub fn classes() -> impl Iterator<Item = &'static str> {
+        TABLES.iter().flat_map(|rows| rows.iter()).map(|def| def.name)
+    }
+
     /// Keras's class: `Adam`.
     pub fn class_name(&self) -> &'static str {
         self.def.name
