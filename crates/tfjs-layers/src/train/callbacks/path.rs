@@ -248,7 +248,7 @@ mod tests {
                 "{loss:e} {loss:.3E} {loss:.1%} {big:g} {loss:.3}",
                 "1.234568e-01 1.235E-01 12.3% -1.23457e+08 0.123",
             ),
-            ("{big:015.1f}|{loss:08.4f}|{one:g}", "-00123456789.0|000.1235|1"),
+            ("{big:015.1f}|{loss:08.4f}|{one:g}", "-000123456789.0|000.1235|1"),
         ] {
             assert_eq!(filled(template).as_deref(), Ok(expected), "{template}");
         }
