@@ -181,8 +181,8 @@ impl Optimizer {
                     Grad::Sparse { indices, values } => {
                         let rule = algorithm.rule(time);
                         let rows = shape.first().copied().unwrap_or(0);
-                        // Keras 3 squares before it adds up.
-                        let wanted = keras3.then(|| rule.second());
+                        // Keras 3 squares before it adds up, unless scaling by the global norm made the gradient dense.
+                        let wanted = (keras3 && by_global.is_none()).then(|| rule.second());
                         state.sums.collect(indices.data()?, values.data()?, rows, own, wanted)?;
                         let sums = &state.sums;
                         let after = Prepare { decay, ..Prepare::default() };

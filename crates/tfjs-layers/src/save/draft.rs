@@ -233,6 +233,14 @@ impl<'m> Drafter<'m> {
                 None => return Err(LayersError::MissingWeights { names: vec![weight.keras.clone()] }),
             }
         }
+        for (weight, value) in &stored {
+            if let Some(key) = violated(weight, value)? {
+                clear(&mut config, &key);
+                self.report.notes.push(format!(
+                    "layer `{whole}`: {key} is left out: TensorFlow.js would apply it to the weight when it loads the model"
+                ));
+            }
+        }
         if let Some(inner) = node.layer.network().filter(|_| layer.class_name == "TimeDistributed") {
             // The model inside is written like any other; its weights are found by the names of its layers.
             let mut path = path.to_vec();
@@ -531,5 +539,33 @@ impl Names {
         }
         self.0.insert(name.clone(), 0);
         name
+    }
+}
+
+/// The option with the constraint of a weight that does not satisfy it. Keras applies constraints after steps of training
+/// alone, TF.js whenever a weight is set.
+fn violated(weight: &Weight, value: &Constant) -> Result<Option<String>> {
+    let Some(constraint) = &weight.constraint else { return Ok(None) };
+    let unread = |source| LayersError::WeightValue { weight: weight.keras.clone(), source };
+    let value = value.tensor().map_err(unread)?;
+    let Ok(before) = value.data::<f32>() else { return Ok(None) };
+    let mut after = before.to_vec();
+    // One that is not known here is not known to TF.js either, and left out with a note.
+    if constraint.apply(value.dims(), &mut after).is_err() {
+        return Ok(None);
+    }
+    let moved = before.iter().zip(&after).any(|(b, a)| (a - b).abs() > 1e-6 * (1.0 + b.abs()));
+    let name = weight.object.rsplit('/').next().unwrap_or_default();
+    Ok(moved.then(|| format!("{name}_constraint")))
+}
+
+/// Sets an option to null, in configurations inside too.
+fn clear(config: &mut Map<String, Value>, key: &str) {
+    for (name, value) in config {
+        if name == key {
+            *value = Value::Null;
+        } else if let Value::Object(inner) = value {
+            clear(inner, key);
+        }
     }
 }
