@@ -7,7 +7,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 
 pub(crate) use self::train::{DataArgs, EvaluateArgs, TrainArgs};
-use crate::{converter::ConvertArgs, inputs::InputArg, inspect::Target};
+use crate::{converter::ConvertArgs, image::Normalise, inputs::InputArg, inspect::Target};
 
 /// Convert TensorFlow models to TensorFlow.js and run them.
 #[derive(Debug, Parser)]
@@ -50,18 +50,8 @@ pub(crate) struct ModelArgs {
     /// Threads to use [default: one per processor]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Pictures: subtracted from every value (0 to 255), once for all channels or per channel
-    #[arg(
-        long,
-        value_name = "X[,X..]",
-        value_delimiter = ',',
-        default_value = "0",
-        allow_negative_numbers = true
-    )]
-    pub(crate) mean: Vec<f32>,
-    /// Pictures: what every value is divided by after that, once for all channels or per channel
-    #[arg(long, value_name = "X[,X..]", value_delimiter = ',', default_value = "1", value_parser = scale)]
-    pub(crate) scale: Vec<f32>,
+    #[command(flatten)]
+    pub(crate) normalise: Normalise,
     /// Run every node as it stands in the file, without folding and fusing
     #[arg(long)]
     pub(crate) no_optimize: bool,
@@ -143,14 +133,6 @@ fn seconds(text: &str) -> Result<f64, String> {
         _ => Err("expected a number of seconds".to_owned()),
     }
 }
-
-fn scale(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(x) if x.is_finite() && x != 0.0 => Ok(x),
-        _ => Err("expected a number other than 0".to_owned()),
-    }
-}
-
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("expected NAME:VALUE")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))

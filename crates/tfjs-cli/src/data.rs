@@ -10,7 +10,7 @@ use tfjs_kernels::Tensor;
 use tfjs_layers::{Arrays, Batch, Dataset, LayersModel};
 
 pub(crate) use self::images::Folder;
-use crate::{CliError, args::DataArgs, image::Normalise, inputs::InputArg};
+use crate::{CliError, args::DataArgs, inputs::InputArg};
 
 /// Samples with their labels.
 pub(crate) enum Data {
@@ -44,7 +44,7 @@ impl Data {
             return Ok(Data::Arrays(table::read(path, label, model)?));
         }
         if let Some(path) = &args.images {
-            return Ok(Data::Images(Folder::open(path, normalise(args), model)?));
+            return Ok(Data::Images(Folder::open(path, args.normalise.clone(), model)?));
         }
         if args.x.is_empty() {
             return Err(CliError::NoData { missing: "give samples with --x, --csv or --images" });
@@ -88,7 +88,7 @@ impl Data {
     /// # Errors
     /// As [`Data::read`].
     pub(crate) fn pictures(path: &Path, args: &DataArgs, model: &LayersModel) -> Result<Data, CliError> {
-        Ok(Data::Images(Folder::open(path, normalise(args), model)?))
+        Ok(Data::Images(Folder::open(path, args.normalise.clone(), model)?))
     }
 
     /// What the labels of the first output look like.
@@ -117,10 +117,6 @@ impl Data {
             Data::Images(folder) => Box::new(folder.in_batches(size.get(), None)),
         }
     }
-}
-
-fn normalise(args: &DataArgs) -> Normalise {
-    Normalise { mean: args.mean.clone(), scale: args.scale.clone() }
 }
 
 fn kind(y: &Tensor) -> LabelKind {

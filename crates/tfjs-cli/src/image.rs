@@ -1,5 +1,6 @@
 //! Pictures as inputs: decoded, resized to the input's shape, and normalised.
 
+use clap::Args as ClapArgs;
 use image::{DynamicImage, ImageDecoder, ImageReader, imageops::FilterType};
 use std::io::{self, Cursor};
 use tfjs_kernels::{DType, KernelError, Tensor};
@@ -26,10 +27,27 @@ pub(crate) enum ImageError {
 }
 
 /// `(value - mean) / scale`, with one number for all channels or one per channel.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, ClapArgs)]
 pub(crate) struct Normalise {
+    /// Pictures: subtracted from every value (0 to 255), once for all channels or per channel
+    #[arg(
+        long,
+        value_name = "X[,X..]",
+        value_delimiter = ',',
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     pub(crate) mean: Vec<f32>,
+    /// Pictures: what every value is divided by after that, once for all channels or per channel
+    #[arg(long, value_name = "X[,X..]", value_delimiter = ',', default_value = "1", value_parser = scale)]
     pub(crate) scale: Vec<f32>,
+}
+
+fn scale(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x != 0.0 => Ok(x),
+        _ => Err("expected a number other than 0".to_owned()),
+    }
 }
 
 /// Where an input has its rows, columns and channels.

@@ -8,7 +8,6 @@ use tfjs_layers::{LayersModel, LayersOptions};
 use crate::{
     CliError,
     args::ModelArgs,
-    image::Normalise,
     inputs,
     inspect::{self, Kind},
 };
@@ -18,12 +17,7 @@ use crate::{
 /// # Errors
 /// When it cannot be reached or is malformed.
 pub(crate) fn model(args: &ModelArgs) -> Result<GraphModel, CliError> {
-    let load = LoadOptions {
-        headers: args.headers.clone(),
-        weight_path_prefix: args.weight_path_prefix.clone(),
-        from_tf_hub: args.from_tf_hub,
-        ..LoadOptions::default()
-    };
+    let load = options(args);
     let options = ModelOptions { optimize: !args.no_optimize, ..ModelOptions::default() };
     if let Ok(Kind::Keras(_)) = inspect::detect(&args.model) {
         return as_graph(tfjs_convert::open_keras(&args.model)?);
@@ -43,21 +37,25 @@ fn as_graph(model: LayersModel) -> Result<GraphModel, CliError> {
     Ok(model.into_graph_model()?)
 }
 
-/// A model of layers: a Keras file, or a layers model of TensorFlow.js.
-///
-/// # Errors
-/// When it cannot be reached, is malformed, or is a graph model.
-pub(crate) fn layers(args: &ModelArgs) -> Result<LayersModel, CliError> {
-    if let Ok(Kind::Keras(_)) = inspect::detect(&args.model) {
-        return Ok(tfjs_convert::open_keras(&args.model)?);
-    }
-    let load = LoadOptions {
+/// How the arguments say a model of TensorFlow.js is to be reached.
+pub(crate) fn options(args: &ModelArgs) -> LoadOptions {
+    LoadOptions {
         headers: args.headers.clone(),
         weight_path_prefix: args.weight_path_prefix.clone(),
         from_tf_hub: args.from_tf_hub,
         ..LoadOptions::default()
-    };
-    Ok(LayersModel::open_with(&args.model, &load, &LayersOptions::default())?)
+    }
+}
+
+/// A model of layers: a Keras file, or a layers model of TensorFlow.js.
+///
+/// # Errors
+/// When it cannot be reached, is malformed, or is a graph model.
+pub(crate) fn layers(model: &str, load: &LoadOptions) -> Result<LayersModel, CliError> {
+    if let Ok(Kind::Keras(_)) = inspect::detect(model) {
+        return Ok(tfjs_convert::open_keras(model)?);
+    }
+    Ok(LayersModel::open_with(model, load, &LayersOptions::default())?)
 }
 
 /// Runs `f` on as many threads as the arguments say.
@@ -93,6 +91,5 @@ pub(crate) fn inputs(
     args: &ModelArgs,
     model: &GraphModel,
 ) -> Result<Vec<(String, tfjs_kernels::Tensor)>, CliError> {
-    let normalise = Normalise { mean: args.mean.clone(), scale: args.scale.clone() };
-    inputs::load(&args.inputs, model, &normalise)
+    inputs::load(&args.inputs, model, &args.normalise)
 }

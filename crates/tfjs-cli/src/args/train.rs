@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Args as ClapArgs;
 
-use crate::inputs::InputArg;
+use crate::{image::Normalise, inputs::InputArg};
 
 /// Samples with their labels: arrays, a table, or folders of pictures.
 #[derive(Debug, ClapArgs)]
@@ -27,18 +27,8 @@ pub(crate) struct DataArgs {
     /// Pictures: a folder per class, named after it
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
-    /// Pictures: subtracted from every value (0 to 255), once for all channels or per channel
-    #[arg(
-        long,
-        value_name = "X[,X..]",
-        value_delimiter = ',',
-        default_value = "0",
-        allow_negative_numbers = true
-    )]
-    pub(crate) mean: Vec<f32>,
-    /// Pictures: what every value is divided by after that, once for all channels or per channel
-    #[arg(long, value_name = "X[,X..]", value_delimiter = ',', default_value = "1", value_parser = super::scale)]
-    pub(crate) scale: Vec<f32>,
+    #[command(flatten)]
+    pub(crate) normalise: Normalise,
     /// Samples per batch
     #[arg(long, value_name = "N", default_value = "32")]
     pub(crate) batch_size: NonZeroUsize,

@@ -60,7 +60,7 @@ type Turn<'t> = dyn FnMut(Option<&mut Profile>) -> Result<(), CliError> + 't;
 fn measure(args: &BenchArgs) -> Result<Report, CliError> {
     let start = Instant::now();
     if let Some(samples) = args.train {
-        let mut model = load::layers(&args.model)?;
+        let mut model = load::layers(&args.model.model, &load::options(&args.model))?;
         let batch = made_up_batch(&mut model, args, samples.get())?;
         return measure_turns(args, start, &mut |profile| {
             match profile {

@@ -8,31 +8,23 @@ mod steps;
 use std::path::Path;
 
 use serde_json::Value;
-use tfjs_format::io::DirectorySink;
-use tfjs_layers::{LayersModel, LayersOptions, SaveOptions};
+use tfjs_format::io::{DirectorySink, LoadOptions};
+use tfjs_layers::{LayersModel, SaveOptions};
 
 pub(super) use self::fit::compile;
-use crate::{
-    CliError,
-    args::TrainArgs,
-    curves,
-    inspect::{self, Kind},
-};
+use crate::{CliError, args::TrainArgs, curves, load};
 
 /// `tfjs train`
 pub(crate) fn run(args: &TrainArgs) -> Result<String, CliError> {
-    crate::load::with_threads(args.data.threads, || match &args.config {
+    load::with_threads(args.data.threads, || match &args.config {
         Some(config) => steps::run(args, config),
         None => fit::run(args),
     })
 }
 
-/// A model of layers: a Keras file, or a layers model of TensorFlow.js.
+/// The model that is to be trained or evaluated.
 pub(super) fn open(path: &str) -> Result<LayersModel, CliError> {
-    if let Ok(Kind::Keras(_)) = inspect::detect(path) {
-        return Ok(tfjs_convert::open_keras(path)?);
-    }
-    Ok(LayersModel::open_with(path, &tfjs_format::io::LoadOptions::default(), &LayersOptions::default())?)
+    load::layers(path, &LoadOptions::default())
 }
 
 /// Writes the model with the state of its optimizer: a Keras file by its extension, else a directory for TensorFlow.js.
