@@ -11,7 +11,7 @@ use tfjs_format::{
     io::{self, LoadOptions, ModelSource},
     proto::{DataType, TensorProto},
 };
-use tfjs_kernels::Tensor;
+use tfjs_kernels::{BufferPool, MemoryUse, Tensor};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -74,6 +74,7 @@ pub struct GraphModel {
     resources: Resources,
     plans: Mutex<HashMap<PlanKey, Arc<Plan>>>,
     state: Mutex<State>,
+    pool: BufferPool,
 }
 
 /// Inputs and outputs of a model, found once: see [`GraphModel::bind`].
@@ -316,6 +317,7 @@ impl GraphModel {
             resources: Resources::default(),
             plans: Mutex::default(),
             state: Mutex::default(),
+            pool: BufferPool::new(),
             graph,
         }
     }
@@ -543,7 +545,28 @@ impl GraphModel {
         let mut shared = self.state.try_lock().ok();
         let state = shared.as_deref_mut().unwrap_or(&mut own);
         let mut cx = Cx { node: "", resources: &self.resources, state, depth: 0, profile };
-        exec::run(plan, &mut cx, feeds)
+        self.pool.run(&plan.memory, 0, || {
+            let mut results = exec::run(plan, &mut cx, feeds)?;
+            for value in &mut results {
+                // What the caller gets must not lie where the next run writes.
+                if let Some(Value::Tensor(t)) = value.take_if(|v| v.as_tensor().is_some()) {
+                    *value = Some(Value::Tensor(t.outliving()));
+                }
+            }
+            Ok(results)
+        })
+    }
+
+    /// Memory of the results of a run, by the plan that needs most; `None` before the first run. It is kept for later runs,
+    /// once for each that goes on at the same time.
+    pub fn memory(&self) -> Option<MemoryUse> {
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.values().filter_map(|plan| plan.memory.memory()).max_by_key(|m| m.used)
+    }
+
+    /// Gives the memory that is kept for later runs back to the system.
+    pub fn release_memory(&self) {
+        self.pool.clear();
     }
 
     /// Where an input goes; `None` for one that the signature names and the graph does not have any more.

@@ -5,6 +5,7 @@ use std::{
 };
 
 use smallvec::SmallVec;
+use tfjs_kernels::MemoryLayout;
 use tracing::debug;
 
 use crate::{
@@ -30,6 +31,8 @@ pub struct Plan {
     pub(crate) flow: Option<FlowPlan>,
     /// What is known of each output.
     pub(crate) facts: Vec<Fact>,
+    /// Where results lie in memory.
+    pub(crate) memory: MemoryLayout,
 }
 
 /// One node of a plan.
@@ -466,6 +469,7 @@ impl<'g> Building<'g> {
             constants: self.constants,
             flow,
             facts,
+            memory: MemoryLayout::default(),
         })
     }
 }

@@ -6,7 +6,7 @@ use num_complex::{Complex32, Complex64};
 use crate::{
     DType, Element, KernelError, Result, Shape, Tensor, TensorOf, TfString,
     broadcast::{Walk, broadcast_shape},
-    par,
+    par, pool,
     simd::{self, Isa, Kernel, Simd},
     special,
     unary::{narrow, widen},
@@ -450,13 +450,13 @@ fn map2<A: Element, B: Element, O: Element>(
     f: impl Fn(&A, &B) -> O + Sync + Send,
 ) -> Result<TensorOf<O>> {
     let shape = broadcast_shape(x.dims(), y.dims())?;
-    let mut out = vec![O::default(); shape.checked_len()?];
+    let mut out = pool::elements(shape.checked_len()?);
     let walk = Walk::new(&shape, [x.dims(), y.dims()]);
     let isa = Isa::current();
     pieces(&mut out, &walk, |rows, at, out| {
         simd::dispatch_on(isa, Map2 { a: x.data(), b: y.data(), walk: &walk, rows, at, out, f: &f });
     });
-    TensorOf::new(shape, out)
+    TensorOf::from_buffer(shape, out)
 }
 
 /// `f` of broadcast elements, overwriting an input of the result's shape where possible.
@@ -485,7 +485,7 @@ fn combine<T: Element + Copy>(
     }
     // Piece by piece a copy of one operand, then in place while the copy is in the cache.
     let (a, b) = (x.data(), y.data());
-    let mut out = vec![T::default(); len];
+    let mut out = pool::elements(len);
     pieces(&mut out, &walk, |rows, at, target| {
         let n = target.len() / rows.len().max(1);
         let mut part = target.chunks_exact_mut(n);
@@ -496,7 +496,7 @@ fn combine<T: Element + Copy>(
         });
         simd::dispatch_on(isa, Assign { target, other: b, walk: &walk, k: 1, rows, at, f: &f });
     });
-    TensorOf::new(shape, out)
+    TensorOf::from_buffer(shape, out)
 }
 
 /// Cuts an output into pieces for threads: whole runs of the walk, or parts of the only one. Calls `f` with the

@@ -1,5 +1,5 @@
 //! Tensors from shapes and scalars.
-use crate::{Element, KernelError, Result, Shape, Tensor, match_tensor, reduce::axis};
+use crate::{Element, KernelError, Result, Shape, Tensor, match_tensor, pool, reduce::axis};
 
 /// A shape from the elements of an int32 tensor.
 ///
@@ -32,7 +32,9 @@ pub fn fill(shape: Shape, value: &Tensor) -> Result<Tensor> {
     }
     fn of<T: Element>(shape: Shape, value: &[T]) -> Result<Tensor> {
         let n = shape.checked_len()?;
-        Tensor::new(shape, vec![value.first().cloned().unwrap_or_default(); n])
+        let mut out = pool::elements(n);
+        out.fill(value.first().cloned().unwrap_or_default());
+        Tensor::from_buffer(shape, out)
     }
     match_tensor!(value, t => of(shape, t.data()))
 }
@@ -143,7 +145,8 @@ pub fn one_hot(indices: &Tensor, depth: i64, on: &Tensor, off: &Tensor, at: i64)
             });
         };
         let n = shape.checked_len()?;
-        let mut out = vec![off.clone(); n];
+        let mut out = pool::elements(n);
+        out.fill(off.clone());
         if n > 0 {
             for (k, &i) in indices.iter().enumerate() {
                 if let Ok(i) = usize::try_from(i)
@@ -153,7 +156,7 @@ pub fn one_hot(indices: &Tensor, depth: i64, on: &Tensor, off: &Tensor, at: i64)
                 }
             }
         }
-        Tensor::new(shape, out)
+        Tensor::from_buffer(shape, out)
     }
     match_tensor!(on, t => of(list.data(), depth, inner, shape, t.data(), off))
 }

@@ -1,7 +1,7 @@
 //! Loops that the element-wise families share: everything here knows chunks, threads and vector units, nothing
 //! knows ops.
 use crate::{
-    Element, Result, TensorOf, par,
+    Element, Result, TensorOf, par, pool,
     simd::{self, Isa, Kernel, Simd},
 };
 
@@ -27,11 +27,11 @@ pub(crate) fn map<T: Element + Copy, O: Element + Copy>(
 ) -> Result<TensorOf<O>> {
     let isa = Isa::current();
     let data = x.data();
-    let mut out = vec![O::default(); data.len()];
+    let mut out = pool::elements(data.len());
     par::for_each_chunk(&mut out, par::GRAIN, |start, out| {
         simd::dispatch_on(isa, EachTo { data: &data[start..][..out.len()], out, f: &f });
     });
-    TensorOf::new(x.shape(), out)
+    TensorOf::from_buffer(x.shape(), out)
 }
 
 /// One chunk of [`map_same`].

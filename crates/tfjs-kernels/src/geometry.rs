@@ -1,6 +1,6 @@
 //! Windows that slide over images: convolution and pooling share this.
 
-use crate::{KernelError, Result, Shape, Tensor};
+use crate::{KernelError, Result, Shape, Tensor, buffer::Buffer, pool};
 
 /// What surrounds an image of `D` spatial dimensions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,7 +243,7 @@ pub(crate) fn channels_last(x: &Tensor) -> Result<Tensor> {
     }
     let shape: Shape = [dims[0]].into_iter().chain(dims[2..].iter().copied()).chain([dims[1]]).collect();
     let cells = dims[2..].iter().product();
-    Tensor::new(shape, swap(x.typed::<f32>("the image")?.data(), dims[0], dims[1], cells))
+    Tensor::from_buffer(shape, swap(x.typed::<f32>("the image")?.data(), dims[0], dims[1], cells))
 }
 
 /// Moves the channels to the front: `[batch, spatial.., channels]` to `[batch, channels, spatial..]`.
@@ -258,12 +258,12 @@ pub(crate) fn channels_first(x: &Tensor) -> Result<Tensor> {
     let (last, spatial) = (dims[dims.len() - 1], &dims[1..dims.len() - 1]);
     let shape: Shape = [dims[0], last].into_iter().chain(spatial.iter().copied()).collect();
     let cells = spatial.iter().product();
-    Tensor::new(shape, swap(x.typed::<f32>("the image")?.data(), dims[0], cells, last))
+    Tensor::from_buffer(shape, swap(x.typed::<f32>("the image")?.data(), dims[0], cells, last))
 }
 
 /// Transposes each of `batch` matrices of `rows` by `cols`.
-fn swap(x: &[f32], batch: usize, rows: usize, cols: usize) -> Vec<f32> {
-    let mut out = vec![0.0; batch * rows * cols];
+fn swap(x: &[f32], batch: usize, rows: usize, cols: usize) -> Buffer<f32> {
+    let mut out = pool::buffer(batch * rows * cols);
     if out.is_empty() {
         return out;
     }

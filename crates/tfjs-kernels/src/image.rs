@@ -20,7 +20,7 @@ pub use resize_area::resize_area;
 pub(crate) use resize_bicubic::bicubic_taps;
 pub use resize_bicubic::resize_bicubic;
 
-use crate::{KernelError, Result, Shape, Tensor};
+use crate::{KernelError, Result, Shape, Tensor, buffer::Buffer, pool};
 
 /// Batch, height, width, channels of an image tensor.
 fn nhwc(images: &Tensor) -> Result<[usize; 4]> {
@@ -52,6 +52,6 @@ fn target(size: &[i32]) -> Result<[usize; 2]> {
 }
 
 /// Zeros of `shape`, checked for size.
-fn blank(shape: &Shape) -> Result<Vec<f32>> {
-    Ok(vec![0.0; shape.checked_len()?])
+fn blank(shape: &Shape) -> Result<Buffer<f32>> {
+    Ok(pool::zeros(shape.checked_len()?))
 }

@@ -1,6 +1,7 @@
 //! Tensors and the arithmetic of TensorFlow ops on the CPU.
 pub mod binary;
 mod broadcast;
+mod buffer;
 pub mod cast;
 pub mod conv;
 pub mod creation;
@@ -48,7 +49,7 @@ pub use epilogue::{Activation, Epilogue};
 pub use error::KernelError;
 pub use geometry::{DataFormat, Padding};
 pub use par::Threads;
-pub use pool::BufferPool;
+pub use pool::{BufferPool, MemoryLayout, MemoryUse};
 pub use simd::Isa;
 pub use tensor::{Element, Shape, Tensor, TensorOf, TfString};
 pub use tfjs_format::DType;

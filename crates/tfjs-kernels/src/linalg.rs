@@ -1,5 +1,5 @@
 //! Moving and selecting the elements of matrices.
-use crate::{Element, KernelError, Result, Shape, Tensor, TensorOf, match_tensor, par};
+use crate::{Element, KernelError, Result, Shape, Tensor, TensorOf, buffer::Buffer, match_tensor, par, pool};
 
 /// Permutes dimensions: dimension `i` of the result is dimension `perm[i]` of `x`.
 ///
@@ -22,7 +22,7 @@ pub fn transpose(x: Tensor, perm: &[usize]) -> Result<Tensor> {
     if x.is_empty() || perm.iter().filter(|&&p| x.dims()[p] != 1).is_sorted() {
         return x.reshape(shape);
     }
-    match_tensor!(&x, t => Tensor::new(shape, permuted(t, perm)))
+    match_tensor!(&x, t => Tensor::from_buffer(shape, permuted(t, perm)))
 }
 
 /// A permutation from the elements of an int32 tensor.
@@ -53,9 +53,9 @@ pub fn permutation(perm: &Tensor) -> Result<Vec<usize>> {
 const BLOCK: usize = 16;
 
 /// The elements of `x` with dimension `d` of the result being dimension `perm[d]`; `perm` is a permutation.
-pub(crate) fn permuted<T: Element>(x: &TensorOf<T>, perm: &[usize]) -> Vec<T> {
+pub(crate) fn permuted<T: Element>(x: &TensorOf<T>, perm: &[usize]) -> Buffer<T> {
     if x.is_empty() {
-        return Vec::new();
+        return Buffer::default();
     }
     // Merge dimensions that stay together, drop those of size 1.
     let strides = x.shape().strides();
@@ -69,7 +69,7 @@ pub(crate) fn permuted<T: Element>(x: &TensorOf<T>, perm: &[usize]) -> Vec<T> {
         }
     }
     let data = x.data();
-    let mut out = vec![T::default(); x.len()];
+    let mut out = pool::elements(x.len());
     let Some(&(last, last_stride)) = dims.last() else {
         out.clone_from_slice(data);
         return out;

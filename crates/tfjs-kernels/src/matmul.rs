@@ -77,7 +77,7 @@ pub fn matmul_packed(a: &Tensor, b: &PackedB, transpose_a: bool, epilogue: &Epil
         let target = Target { start: 0, stride: b.cols() };
         gemm::gemm(&lhs, &b.rhs, &mut out, target, &operands.finish(b.cols()));
     }
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 /// How operands enter a product.
@@ -121,7 +121,7 @@ pub fn matmul(a: &Tensor, b: &Tensor, a_as: Orientation, b_as: Orientation) -> R
             if !out.is_empty() {
                 p.float(&mut out);
             }
-            Tensor::new(p.shape, out)
+            Tensor::from_buffer(p.shape, out)
         }
         Tensor::I32(_) => {
             Product::<i32>::new(a, b, a_as, b_as)?.plain(|sum, x, y| sum.wrapping_add(x.wrapping_mul(y)))
@@ -224,7 +224,7 @@ impl<'a, T: Element + Copy> Product<'a, T> {
 
     /// Any arithmetic, one line of the result at a time.
     fn plain(self, f: impl Fn(T, T, T) -> T + Sync + Send) -> Result<Tensor> {
-        let mut out = vec![T::default(); self.shape.checked_len()?];
+        let mut out = pool::zeros(self.shape.checked_len()?);
         let Product { a, b, m, k, n, a_strides, b_strides, .. } = self;
         par::for_each_chunk(&mut out, n, |start, row| {
             let (batch, i) = (start / n / m, start / n % m);
@@ -243,7 +243,7 @@ impl<'a, T: Element + Copy> Product<'a, T> {
                 }
             }
         });
-        Tensor::new(self.shape, out)
+        Tensor::from_buffer(self.shape, out)
     }
 }
 

@@ -2,7 +2,7 @@
 //! source axis.
 use smallvec::SmallVec;
 
-use crate::{Element, KernelError, Result, Shape, par};
+use crate::{Element, KernelError, Result, Shape, buffer::Buffer, par, pool};
 
 /// Consecutive indices of one output axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,10 +81,10 @@ pub(crate) fn gathered_shape(axes: &[Axis]) -> Result<Shape> {
 ///
 /// `axes` has one entry per dimension of `dims`, with source indices inside it; the caller has checked that
 /// the result fits in memory ([`gathered_shape`]).
-pub(crate) fn gather<T: Element>(src: &[T], dims: &[usize], axes: &[Axis], fill: &T) -> Vec<T> {
+pub(crate) fn gather<T: Element>(src: &[T], dims: &[usize], axes: &[Axis], fill: &T) -> Buffer<T> {
     debug_assert_eq!(dims.len(), axes.len());
     let n = axes.iter().map(Axis::len).product();
-    let mut out = vec![T::default(); n];
+    let mut out = pool::zeros(n);
     if n == 0 {
         return out;
     }
@@ -242,12 +242,12 @@ mod tests {
         let pad = Axis::from_runs([Run::Fill { len: 1 }, Run::Copy { start: 2, step: -1, len: 3 }]);
         let got = gather(&src, &[2, 3, 2], &[Axis::range(1, 0, 2), pad, Axis::whole(2)], &-1);
         let row = [-1, -1, 10, 11, 8, 9, 6, 7];
-        assert_eq!(got, [row, row].concat());
+        assert_eq!(got[..], [row, row].concat());
     }
 
     #[test]
     fn gather_from_nothing_is_all_fill() {
         let got = gather::<f32>(&[], &[0], &[Axis::from_runs([Run::Fill { len: 2 }])], &3.0);
-        assert_eq!(got, [3.0, 3.0]);
+        assert_eq!(got[..], [3.0, 3.0]);
     }
 }

@@ -414,7 +414,7 @@ pub fn lrn(x: &Tensor, depth_radius: usize, bias: f32, alpha: f32, beta: f32) ->
             simd::dispatch_on(isa, Lrn { x, out, channels, radius, bias, alpha, beta });
         });
     }
-    Tensor::new(typed.shape(), out)
+    Tensor::from_buffer(typed.shape(), out)
 }
 
 struct Lrn<'a> {

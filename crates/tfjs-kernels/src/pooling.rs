@@ -97,7 +97,7 @@ pub fn max_pool_with_argmax(
         return Err(KernelError::TooLarge { shape: image.shape().to_string() });
     }
     let x = image.typed::<f32>("the image")?.data();
-    let (mut best, mut at) = (vec![0.0f32; last.checked_len()?], vec![0i32; last.checked_len()?]);
+    let (mut best, mut at) = (pool::zeros(last.checked_len()?), pool::zeros(last.checked_len()?));
     let [_, height, width] = geometry.axes;
     let channels = geometry.channels;
     let line = width.output * channels;
@@ -127,7 +127,7 @@ pub fn max_pool_with_argmax(
             }
         });
     }
-    Ok((Tensor::new(last.clone(), best)?, Tensor::new(last, at)?))
+    Ok((Tensor::from_buffer(last.clone(), best)?, Tensor::from_buffer(last, at)?))
 }
 
 fn pool<const D: usize, R: Reduce>(image: &Tensor, spec: &PoolSpec<D>) -> Result<Tensor> {
@@ -148,7 +148,7 @@ fn pool<const D: usize, R: Reduce>(image: &Tensor, spec: &PoolSpec<D>) -> Result
             simd::dispatch_on(isa, Lines { x, geometry: &geometry, first, out, reduce: R::default() });
         });
     }
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 /// How the cells of a window become one.

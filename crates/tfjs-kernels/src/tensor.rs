@@ -1,12 +1,12 @@
-use std::{fmt, ops::Deref};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
-use ndarray::{ArcArray, Array, ArrayViewD, Dimension, IxDyn};
+use ndarray::{Array, ArrayViewD, Dimension, IxDyn};
 use num_complex::Complex32;
 use smallvec::SmallVec;
 use tfjs_format::DType;
 
-use crate::{KernelError, Result};
+use crate::{KernelError, Result, buffer::Buffer, pool};
 
 /// Dimensions of a tensor, outermost first. Up to six need no allocation.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -143,11 +143,18 @@ pub trait Element: Clone + Default + PartialEq + fmt::Debug + Send + Sync + 'sta
     fn unwrap_ref(tensor: &Tensor) -> Option<&TensorOf<Self>>;
     /// The typed array inside, by value, or the tensor back.
     fn unwrap(tensor: Tensor) -> Result<TensorOf<Self>, Tensor>;
+    /// Overwrites elements with a value that shows when it is used, if the type has one.
+    #[doc(hidden)]
+    fn poison(_elements: &mut [Self]) {}
 }
 
 /// Row-major array of one element type, contiguous from offset 0. Cloning shares the data.
-#[derive(Clone, PartialEq)]
-pub struct TensorOf<T>(ArcArray<T, IxDyn>);
+#[derive(Clone)]
+pub struct TensorOf<T> {
+    data: Arc<Buffer<T>>,
+    /// Of as many elements as the data.
+    shape: Shape,
+}
 
 impl<T: Element> TensorOf<T> {
     /// A tensor of `shape` over `data` in row-major order.
@@ -155,15 +162,17 @@ impl<T: Element> TensorOf<T> {
     /// # Errors
     /// [`KernelError::Length`] when the two do not agree.
     pub fn new(shape: impl Into<Shape>, data: Vec<T>) -> Result<TensorOf<T>> {
+        TensorOf::from_buffer(shape, data.into())
+    }
+
+    /// As [`TensorOf::new`], over what the pool gave.
+    pub(crate) fn from_buffer(shape: impl Into<Shape>, data: Buffer<T>) -> Result<TensorOf<T>> {
         let shape = shape.into();
         let len = data.len();
         if shape.checked_len()? != len {
             return Err(KernelError::Length { got: len, shape });
         }
-        match ArcArray::from_shape_vec(IxDyn(&shape), data) {
-            Ok(a) => Ok(TensorOf(a)),
-            Err(_) => Err(KernelError::Length { got: len, shape }),
-        }
+        Ok(TensorOf { data: Arc::new(data), shape })
     }
 
     /// A tensor of `shape` filled with one value.
@@ -172,57 +181,63 @@ impl<T: Element> TensorOf<T> {
     /// [`KernelError::TooLarge`] when the shape does not fit in memory.
     pub fn full(shape: impl Into<Shape>, value: T) -> Result<TensorOf<T>> {
         let shape = shape.into();
-        let n = shape.checked_len()?;
-        TensorOf::new(shape, vec![value; n])
+        let mut data = pool::elements(shape.checked_len()?);
+        data.fill(value);
+        TensorOf::from_buffer(shape, data)
     }
 
     /// A tensor without dimensions.
     pub fn scalar(value: T) -> TensorOf<T> {
-        TensorOf(ArcArray::from_elem(IxDyn(&[]), value))
+        TensorOf { data: Arc::new(vec![value].into()), shape: Shape::default() }
     }
 
     /// The dimensions, outermost first.
     pub fn dims(&self) -> &[usize] {
-        self.0.shape()
+        &self.shape
     }
 
     /// The dimensions, as a value.
     pub fn shape(&self) -> Shape {
-        Shape::from(self.0.shape())
+        self.shape.clone()
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.data.len()
     }
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.data.is_empty()
     }
 
     /// All elements in row-major order.
     pub fn data(&self) -> &[T] {
-        // Every constructor makes a contiguous array; see the type's invariant.
-        self.0.as_slice().unwrap_or_default()
+        &self.data
     }
 
     /// Whether nobody else holds the data, so that it can be overwritten without a copy.
     pub fn is_unique(&self) -> bool {
-        self.0.is_unique()
+        Arc::strong_count(&self.data) == 1
     }
 
     /// All elements, to be overwritten; copies first when the data is shared.
     pub fn data_mut(&mut self) -> &mut [T] {
-        self.0.as_slice_mut().unwrap_or_default()
+        if !self.is_unique() {
+            let mut copy = pool::elements(self.len());
+            copy.clone_from_slice(&self.data);
+            self.data = Arc::new(copy);
+        }
+        // It is unique now, and nothing hands out weak references.
+        Arc::get_mut(&mut self.data).map_or(&mut [], |data| &mut data[..])
     }
 
-    /// The elements in row-major order; moves the buffer out when nobody else holds it.
+    /// The elements in row-major order; moves them out if it can.
     pub fn into_vec(self) -> Vec<T> {
-        let len = self.len();
-        let (v, offset) = self.0.into_owned().into_raw_vec_and_offset();
-        // An array made from a slice of a larger one keeps the larger buffer.
-        if v.len() == len { v } else { v[offset.unwrap_or(0)..][..len].to_vec() }
+        match Arc::try_unwrap(self.data) {
+            Ok(data) => data.into_vec(),
+            Err(shared) => shared.to_vec(),
+        }
     }
 
     /// The same elements under another shape.
@@ -235,21 +250,37 @@ impl<T: Element> TensorOf<T> {
         if shape.checked_len()? != len {
             return Err(KernelError::Length { got: len, shape });
         }
-        match self.0.into_shape_with_order(IxDyn(&shape)) {
-            Ok(a) => Ok(TensorOf(a)),
-            Err(_) => Err(KernelError::Length { got: len, shape }),
+        Ok(TensorOf { data: self.data, shape })
+    }
+
+    /// The same, in memory that is not the running pool's block.
+    pub(crate) fn outliving(self) -> TensorOf<T> {
+        match pool::outliving(&self.data) {
+            Some(data) => TensorOf { data: Arc::new(data), shape: self.shape },
+            None => self,
         }
     }
 
     /// An ndarray view.
     pub fn view(&self) -> ArrayViewD<'_, T> {
-        self.0.view()
+        let empty = || ArrayViewD::from_shape(IxDyn(&[0]), &[]);
+        // The shape has as many elements as the data, so that there is always the first.
+        match ArrayViewD::from_shape(IxDyn(&self.shape), &self.data).or_else(|_| empty()) {
+            Ok(view) => view,
+            Err(_) => unreachable!("an empty view is always possible"),
+        }
+    }
+}
+
+impl<T: PartialEq> PartialEq for TensorOf<T> {
+    fn eq(&self, other: &TensorOf<T>) -> bool {
+        self.shape == other.shape && self.data[..] == other.data[..]
     }
 }
 
 impl<T: Element> fmt::Debug for TensorOf<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt::Debug::fmt(&self.view(), f)
     }
 }
 
@@ -291,6 +322,24 @@ impl Tensor {
         TensorOf::new(shape, data).map(T::wrap)
     }
 
+    /// As [`Tensor::new`], over what the pool gave.
+    pub(crate) fn from_buffer<T: Element>(shape: impl Into<Shape>, data: Buffer<T>) -> Result<Tensor> {
+        TensorOf::from_buffer(shape, data).map(T::wrap)
+    }
+
+    /// The same tensor in memory that outlives the run of a [`crate::BufferPool`] that it is a result of: copied if it lies
+    /// in what later runs overwrite.
+    #[must_use]
+    pub fn outliving(self) -> Tensor {
+        match self {
+            Tensor::F32(t) => Tensor::F32(t.outliving()),
+            Tensor::I32(t) => Tensor::I32(t.outliving()),
+            Tensor::Bool(t) => Tensor::Bool(t.outliving()),
+            Tensor::Str(t) => Tensor::Str(t),
+            Tensor::C64(t) => Tensor::C64(t.outliving()),
+        }
+    }
+
     /// A tensor without dimensions.
     pub fn scalar<T: Element>(value: T) -> Tensor {
         T::wrap(TensorOf::scalar(value))
@@ -298,7 +347,8 @@ impl Tensor {
 
     /// A vector.
     pub fn vector<T: Element>(data: Vec<T>) -> Tensor {
-        T::wrap(TensorOf(ArcArray::from(Array::from_vec(data).into_dyn())))
+        let shape = Shape::from([data.len()]);
+        T::wrap(TensorOf { data: Arc::new(data.into()), shape })
     }
 
     /// A tensor of default values: zeros, `false`, empty strings.
@@ -406,12 +456,16 @@ impl<T: Element, D: Dimension> From<Array<T, D>> for Tensor {
         let array = array.into_dyn();
         // An offset or other strides (a slice, a transpose) mean that the buffer is not the elements in order.
         let array = if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned() };
-        T::wrap(TensorOf(array.into_shared()))
+        let (shape, len) = (Shape::from(array.shape()), array.len());
+        let (data, offset) = array.into_raw_vec_and_offset();
+        let whole = offset.unwrap_or(0) == 0 && data.len() == len;
+        let data = if whole { data } else { data[offset.unwrap_or(0)..][..len].to_vec() };
+        T::wrap(TensorOf { data: Arc::new(data.into()), shape })
     }
 }
 
 macro_rules! element {
-    ($($t:ty, $variant:ident, $dtype:ident;)*) => { $(
+    ($($t:ty, $variant:ident, $dtype:ident $(, $poison:expr)?;)*) => { $(
         impl Element for $t {
             const DTYPE: DType = DType::$dtype;
             fn wrap(array: TensorOf<$t>) -> Tensor {
@@ -423,6 +477,9 @@ macro_rules! element {
             fn unwrap(tensor: Tensor) -> Result<TensorOf<$t>, Tensor> {
                 match tensor { Tensor::$variant(t) => Ok(t), other => Err(other) }
             }
+            $(fn poison(elements: &mut [$t]) {
+                elements.fill($poison);
+            })?
         }
         impl From<TensorOf<$t>> for Tensor {
             fn from(array: TensorOf<$t>) -> Tensor {
@@ -431,4 +488,4 @@ macro_rules! element {
         }
     )* };
 }
-element! { f32, F32, Float32; i32, I32, Int32; bool, Bool, Bool; TfString, Str, String; Complex32, C64, Complex64; }
+element! { f32, F32, Float32, f32::NAN; i32, I32, Int32; bool, Bool, Bool; TfString, Str, String; Complex32, C64, Complex64; }

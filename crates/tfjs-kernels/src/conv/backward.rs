@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     DataFormat, Epilogue, KernelError, Padding, Result, Shape, Tensor,
+    buffer::Buffer,
     epilogue::Finish,
     gemm::{self, Lhs, PackedRhs, RowsRhs, Target, Turned},
     geometry::{self, Axis, Geometry},
@@ -90,14 +91,14 @@ pub fn conv_filter_grad<const D: usize>(
     if parts == 1 {
         let mut out = pool::buffer(len);
         part(0..positions, &mut out);
-        return Tensor::new(shape, out);
+        return Tensor::from_buffer(shape, out);
     }
     let sums = par::map_ranges(positions, positions.div_ceil(parts), |range| {
         let mut out = pool::buffer(len);
         part(range, &mut out);
         out
     });
-    Tensor::new(shape, add_all(sums))
+    Tensor::from_buffer(shape, add_all(sums))
 }
 
 /// Patches from a position on.
@@ -122,11 +123,11 @@ impl Lhs for Positions<'_> {
 }
 
 /// Element by element, in order.
-fn add_all(parts: Vec<Vec<f32>>) -> Vec<f32> {
+fn add_all(parts: Vec<Buffer<f32>>) -> Buffer<f32> {
     let mut parts = parts.into_iter();
     let mut sum = parts.next().unwrap_or_default();
     for part in parts {
-        sum.iter_mut().zip(&part).for_each(|(a, b)| *a += b);
+        sum.iter_mut().zip(&part[..]).for_each(|(a, b)| *a += b);
     }
     sum
 }
@@ -290,7 +291,7 @@ pub fn depthwise_filter_grad(
         simd::dispatch_on(isa, DepthwiseFilterLines { x, g, geometry: &geometry, lines, out: &mut out });
         out
     });
-    Tensor::new(shape, add_all(sums))
+    Tensor::from_buffer(shape, add_all(sums))
 }
 
 struct DepthwiseFilterLines<'a> {
@@ -489,7 +490,7 @@ pub fn depthwise_image_grad(
             simd::dispatch_on(isa, DepthwiseImageLines { g, w, geometry: &geometry, multiplier, first, out });
         });
     }
-    Tensor::new(image, out)
+    Tensor::from_buffer(image, out)
 }
 
 struct DepthwiseImageLines<'a> {

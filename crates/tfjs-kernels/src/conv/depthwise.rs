@@ -102,7 +102,7 @@ pub fn depthwise_conv2d(
         let shape = geometry.output_shape::<2>(filter.out_channels(), DataFormat::ChannelsLast)?;
         let mut out = pool::buffer(shape.checked_len()?);
         if out.is_empty() {
-            return Tensor::new(shape, out);
+            return Tensor::from_buffer(shape, out);
         }
         let operands = epilogue.operands(&shape)?;
         let finish = operands.finish(filter.out_channels());
@@ -115,7 +115,7 @@ pub fn depthwise_conv2d(
             geometry.channels *= filter.multiplier;
             run(&repeated, &geometry, filter, &mut out, &finish);
         }
-        Tensor::new(shape, out)
+        Tensor::from_buffer(shape, out)
     })
 }
 

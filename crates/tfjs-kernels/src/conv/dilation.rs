@@ -55,7 +55,7 @@ pub fn dilation2d(image: &Tensor, filter: &Tensor, spec: &Conv2dSpec) -> Result<
             simd::dispatch_on(isa, Lines { x, filter, geometry: &geometry, first: start / line, out });
         });
     }
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 struct Lines<'a> {

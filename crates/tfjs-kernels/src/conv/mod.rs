@@ -199,7 +199,7 @@ fn conv<const D: usize>(
             let operands = epilogue.operands(&shape)?;
             run(x, &geometry, filter, &mut out, &operands.finish(filter.out_channels));
         }
-        Tensor::new(shape, out)
+        Tensor::from_buffer(shape, out)
     })
 }
 

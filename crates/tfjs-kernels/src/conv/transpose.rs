@@ -105,7 +105,7 @@ pub(super) fn transpose<const D: usize>(
             scatter(x, &geometry, filter, &mut out)?;
             epilogue.operands(&shape)?.finish(filter.out_channels).apply_all(&mut out, filter.out_channels);
         }
-        Tensor::new(shape, out)
+        Tensor::from_buffer(shape, out)
     })
 }
 

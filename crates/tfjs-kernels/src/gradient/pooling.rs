@@ -82,7 +82,7 @@ fn scatter(
             simd::dispatch_on(isa, Scatter { geometry, dy, largest, out });
         });
     }
-    Tensor::new(image.shape(), out)
+    Tensor::from_buffer(image.shape(), out)
 }
 
 /// One image.

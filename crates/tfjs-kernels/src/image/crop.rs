@@ -47,7 +47,7 @@ pub fn crop_and_resize(
     let shape = Shape::from([count, oh, ow, c]);
     let mut out = blank(&shape)?;
     if out.is_empty() {
-        return Tensor::new(shape, out);
+        return Tensor::from_buffer(shape, out);
     }
     not_empty(h, w, images)?;
     let src = floats("image", images)?;
@@ -86,7 +86,7 @@ pub fn crop_and_resize(
             }
         }
     });
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 /// Where sample `at` of `to` between `low` and `high` lies in `from` pixels; `None` outside of them.

@@ -109,7 +109,7 @@ pub fn resize_bilinear(images: Tensor, size: &[i32], sampling: Sampling) -> Resu
             }
         }
     });
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 /// Resizes by taking the nearest pixel; keeps the element type.
@@ -124,7 +124,7 @@ pub fn resize_nearest(images: Tensor, size: &[i32], sampling: Sampling) -> Resul
     let axes = [Axis::whole(n), nearest(h, oh, sampling), nearest(w, ow, sampling), Axis::whole(c)];
     let shape = movement::gathered_shape(&axes)?;
     let dims = images.shape();
-    crate::match_tensor!(&images, t => Tensor::new(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
+    crate::match_tensor!(&images, t => Tensor::from_buffer(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
 
 fn nearest(from: usize, to: usize, sampling: Sampling) -> Axis {

@@ -55,5 +55,5 @@ pub fn resize_area(images: &Tensor, size: &[i32], align_corners: bool) -> Result
             }
         }
     });
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }

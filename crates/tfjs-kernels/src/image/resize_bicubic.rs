@@ -87,5 +87,5 @@ pub fn resize_bicubic(images: &Tensor, size: &[i32], sampling: Sampling) -> Resu
             }
         }
     });
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }

@@ -255,5 +255,5 @@ pub fn lrn_grad(
             }
         });
     }
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }

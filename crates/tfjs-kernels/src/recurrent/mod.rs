@@ -21,6 +21,7 @@ pub use self::{
 };
 use crate::{
     KernelError, Result, Tensor, TensorOf,
+    buffer::Buffer,
     epilogue::Finish,
     gemm::{self, Lhs, Matrix, PackedRhs, Sum, Target},
     par::{self, Disjoint},
@@ -324,11 +325,11 @@ impl Sequence {
         let mut y = match (self.return_sequences, at.time) {
             (true, _) => pool::buffer(rows),
             // Without steps the last output is the first state.
-            (false, 0) if mask.data.is_none() => h.clone(),
-            (false, _) => vec![0.0; h.len()],
+            (false, 0) if mask.data.is_none() => h.clone().into(),
+            (false, _) => pool::zeros(h.len()),
         };
-        let mut before = if save { pool::buffer(rows) } else { Vec::new() };
-        let mut more = if save && self.cell.keeps_more() { pool::buffer(rows) } else { Vec::new() };
+        let mut before = if save { pool::buffer(rows) } else { Buffer::default() };
+        let mut more = if save && self.cell.keeps_more() { pool::buffer(rows) } else { Buffer::default() };
         let run = Run {
             seq: self,
             at,
@@ -349,13 +350,21 @@ impl Sequence {
         let state = [at.batch, at.units];
         let all = [dims[0], dims[1], at.units];
         let saved = if save {
-            let more = if self.cell.keeps_more() { Tensor::new(all, more)? } else { Tensor::new([0], more)? };
-            Some(Saved { gates: x.into(), before: Tensor::new(all, before)?, more })
+            let more = if self.cell.keeps_more() {
+                Tensor::from_buffer(all, more)?
+            } else {
+                Tensor::from_buffer([0], more)?
+            };
+            Some(Saved { gates: x.into(), before: Tensor::from_buffer(all, before)?, more })
         } else {
             None
         };
         Ok(Forward {
-            y: if self.return_sequences { Tensor::new(all, y)? } else { Tensor::new(state, y)? },
+            y: if self.return_sequences {
+                Tensor::from_buffer(all, y)?
+            } else {
+                Tensor::from_buffer(state, y)?
+            },
             h: Tensor::new(state, h)?,
             c: if self.cell == Cell::Lstm { Tensor::new(state, c)? } else { Tensor::new([0], c)? },
             saved,

@@ -2,6 +2,7 @@
 use crate::{
     Element, KernelError, Result, Shape, Tensor, TensorOf,
     movement::{self, Axis, Run, copy_block},
+    pool,
 };
 
 /// Joins tensors of one type along `axis` (negative counts from the end).
@@ -154,7 +155,7 @@ pub fn tile(input: Tensor, multiples: &[i32]) -> Result<Tensor> {
             d => Axis::from_runs((0..m).map(|_| Run::Copy { start: 0, step: 1, len: d })),
         })
         .collect();
-    crate::match_tensor!(&input, t => Tensor::new(out, movement::gather(t.data(), &dims, &axes, &Default::default())))
+    crate::match_tensor!(&input, t => Tensor::from_buffer(out, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
 
 /// Pieces of the given sizes, which add up to the dimension.
@@ -173,12 +174,13 @@ fn cut_of<T: Element>(input: &TensorOf<T>, axis: usize, sizes: &[usize]) -> Resu
         .map(|&size| {
             let mut shape = Shape::from(dims);
             shape[axis] = size;
-            let mut data = Vec::with_capacity(outer * size * inner);
-            for o in 0..outer {
-                data.extend_from_slice(&input.data()[o * row + start * inner..][..size * inner]);
+            let width = size * inner;
+            let mut data = pool::elements(outer * width);
+            for (o, line) in data.chunks_exact_mut(width.max(1)).enumerate() {
+                copy_block(line, &input.data()[o * row + start * inner..][..width]);
             }
             start += size;
-            Tensor::new(shape, data)
+            Tensor::from_buffer(shape, data)
         })
         .collect()
 }
@@ -190,7 +192,7 @@ fn join<T: Element>(inputs: &[Tensor], shape: Shape, axis: usize) -> Result<Tens
         parts.push((t.typed::<T>("a tensor to join")?.data(), t.dims()[axis] * inner));
     }
     let row = shape[axis] * inner;
-    let mut out = vec![T::default(); shape.checked_len()?];
+    let mut out = pool::elements(shape.checked_len()?);
     movement::rows(&mut out, row, |first, chunk| {
         for (i, mut line) in chunk.chunks_exact_mut(row).enumerate() {
             for &(data, width) in &parts {
@@ -200,7 +202,7 @@ fn join<T: Element>(inputs: &[Tensor], shape: Shape, axis: usize) -> Result<Tens
             }
         }
     });
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 fn same_but(left: &Shape, right: &Shape, axis: Option<usize>, why: &'static str) -> Result<()> {

@@ -2,6 +2,7 @@
 use crate::{
     Element, KernelError, Result, Shape, Tensor, TensorOf,
     movement::{self, copy_block},
+    pool,
 };
 
 /// What an index outside its range does (`bad_indices_policy`).
@@ -78,7 +79,7 @@ fn gather_of<T: Element>(
     let inner: usize = dims[axis + 1..].iter().product();
     let picks = indices.len() / batches.max(1);
     let src = params.data();
-    let mut out = vec![T::default(); shape.checked_len()?];
+    let mut out = pool::elements(shape.checked_len()?);
     if !out.is_empty() {
         movement::rows(&mut out, inner, |first, lines| {
             for (n, row) in lines.chunks_exact_mut(inner).enumerate() {
@@ -90,7 +91,7 @@ fn gather_of<T: Element>(
             }
         });
     }
-    Tensor::new(shape, out)
+    Tensor::from_buffer(shape, out)
 }
 
 /// Picks slices of `params`: the last dimension of `indices` indexes the first dimensions of `params`.
@@ -121,7 +122,7 @@ pub fn gather_nd(params: &Tensor, indices: &Tensor, bad: BadIndices) -> Result<T
     crate::match_tensor!(params, t => {
         let inner: usize = params.dims()[depth..].iter().product();
         let src = t.data();
-        let mut out = vec![Default::default(); len];
+        let mut out = pool::zeros(len);
         if !out.is_empty() {
             movement::rows(&mut out, inner, |first, chunk| {
                 for (row, offset) in chunk.chunks_exact_mut(inner).zip(&offsets[first..]) {
@@ -131,7 +132,7 @@ pub fn gather_nd(params: &Tensor, indices: &Tensor, bad: BadIndices) -> Result<T
                 }
             });
         }
-        Tensor::new(shape, out)
+        Tensor::from_buffer(shape, out)
     })
 }
 

@@ -305,7 +305,7 @@ fn pick(input: Tensor, ranges: &[Range]) -> Result<Tensor> {
     if shape == dims && ranges.iter().all(|r| r.step == 1) {
         return Ok(input);
     }
-    crate::match_tensor!(&input, t => Tensor::new(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
+    crate::match_tensor!(&input, t => Tensor::from_buffer(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
 
 /// Reverses the order along each of `axes` (negative counts from the end).
@@ -408,7 +408,7 @@ pub fn roll(input: Tensor, shifts: &[i32], axes: &[i32]) -> Result<Tensor> {
         .collect();
     crate::match_tensor!(&input, t => {
         let data = movement::gather(t.data(), &dims, &axes, &Default::default());
-        Tensor::new(dims, data)
+        Tensor::from_buffer(dims, data)
     })
 }
 

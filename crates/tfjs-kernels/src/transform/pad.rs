@@ -78,7 +78,7 @@ pub fn pad(input: Tensor, paddings: &Tensor, value: Option<&Tensor>) -> Result<T
         if shape == dims {
             return Ok(crate::Element::wrap(t));
         }
-        Tensor::new(shape, movement::gather(t.data(), &dims, &axes, &fill))
+        Tensor::from_buffer(shape, movement::gather(t.data(), &dims, &axes, &fill))
     })
 }
 
@@ -124,7 +124,7 @@ pub fn mirror_pad(input: Tensor, paddings: &Tensor, mode: MirrorMode) -> Result<
     if shape == dims {
         return Ok(input);
     }
-    crate::match_tensor!(&input, t => Tensor::new(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
+    crate::match_tensor!(&input, t => Tensor::from_buffer(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ pub fn broadcast_to(input: Tensor, shape: &[i32]) -> Result<Tensor> {
     if len == 0 {
         return Tensor::zeros(input.dtype(), to);
     }
-    crate::match_tensor!(&input, t => Tensor::new(to, movement::gather(t.data(), &dims, &axes, &Default::default())))
+    crate::match_tensor!(&input, t => Tensor::from_buffer(to, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
 
 /// The shape that two shapes broadcast to, by the usual rules (right-aligned, 1 stretches).

@@ -151,7 +151,7 @@ pub fn batch_to_space(input: Tensor, block: &[i32], crops: &Tensor) -> Result<Te
         .map(|(c, &len)| Axis::range(c[0] as usize, 1, len))
         .collect();
     let dims = whole.shape();
-    crate::match_tensor!(&whole, t => Tensor::new(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
+    crate::match_tensor!(&whole, t => Tensor::from_buffer(shape, movement::gather(t.data(), &dims, &axes, &Default::default())))
 }
 
 /// Moves channels into blocks of space: `[n, h, w, b·b·c]` → `[n, h·b, w·b, c]`.
@@ -217,7 +217,7 @@ fn four(input: &Tensor, block: usize, format: SpaceFormat) -> Result<[usize; 4]>
 }
 
 fn permuted(input: Tensor, cut: Shape, perm: &[usize], shape: Shape) -> Result<Tensor> {
-    crate::match_tensor!(input, t => Tensor::new(shape, linalg::permuted(&t.reshape(cut)?, perm)))
+    crate::match_tensor!(input, t => Tensor::from_buffer(shape, linalg::permuted(&t.reshape(cut)?, perm)))
 }
 
 #[cfg(test)]
