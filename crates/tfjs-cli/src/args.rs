@@ -97,9 +97,12 @@ pub(crate) struct BenchArgs {
     /// Measure this many runs
     #[arg(long, value_name = "N")]
     pub(crate) runs: Option<NonZeroUsize>,
-    /// List the costliest ops and nodes
+    /// List the costliest ops and nodes, with their arithmetic and traffic per second
     #[arg(long)]
     pub(crate) profile: bool,
+    /// Measure what this machine can do at most, with each of its vector instruction sets, on one thread and on all
+    #[arg(long)]
+    pub(crate) limits: bool,
     /// Measure steps of training on made-up batches of so many samples; for models of layers
     #[arg(long, value_name = "SAMPLES")]
     pub(crate) train: Option<NonZeroUsize>,

@@ -1,11 +1,13 @@
 use std::{collections::HashMap, time::Instant};
 
 use smallvec::SmallVec;
+use tfjs_kernels::DType;
 
 use crate::{
     Cx, GraphError, Op, OpError, Resources, Value,
     op::{FunctionPlan, Inputs, Values},
     plan::{Operand, Plan, Step},
+    work::{self, Work},
 };
 
 /// Deepest nesting of calls at run time.
@@ -67,7 +69,8 @@ pub(crate) fn eval(step: &Step, cx: &mut Cx<'_>, inputs: SmallVec<[Value; 4]>) -
     let start = inner.profile.is_some().then(Instant::now);
     let result = step.op.eval(&mut inner, Inputs(inputs));
     if let (Some(profile), Some(start)) = (inner.profile, start) {
-        profile.record(&step.name, &step.op_name, start.elapsed());
+        let time = start.elapsed();
+        profile.record(&step.name, &step.op_name, time, work(&step.op_name, &kinds, result.as_deref()));
     }
     let values = result.map_err(|source| run_error(step, &kinds, source))?;
     if values.len() < step.outputs as usize {
@@ -80,6 +83,20 @@ pub(crate) fn eval(step: &Step, cx: &mut Cx<'_>, inputs: SmallVec<[Value; 4]>) -
 fn run_error(step: &Step, kinds: &[Brief], source: OpError) -> GraphError {
     let inputs = kinds.iter().map(Brief::describe).collect::<Vec<_>>().join(", ");
     GraphError::Run { node: step.name.to_string(), op: step.op_name.clone(), inputs, source }
+}
+
+fn work(op: &str, inputs: &[Brief], outputs: Result<&[Value], &OpError>) -> Work {
+    let outputs: SmallVec<[Brief; 4]> = outputs.unwrap_or_default().iter().map(Brief::of).collect();
+    fn shapes(briefs: &[Brief]) -> Vec<&[usize]> {
+        briefs.iter().map(|b| if let Brief::Tensor(_, shape) = b { &shape[..] } else { &[] }).collect()
+    }
+    let bytes = inputs.iter().chain(&outputs).map(|brief| match brief {
+        Brief::Tensor(DType::Bool, shape) => shape.elements() as u64,
+        Brief::Tensor(DType::Complex64, shape) => 8 * shape.elements() as u64,
+        Brief::Tensor(_, shape) => 4 * shape.elements() as u64,
+        Brief::Other(_) => 0,
+    });
+    Work { bytes: bytes.sum(), flops: work::flops(op, &shapes(inputs), &shapes(&outputs)) }
 }
 
 /// Type and shape of a value, for messages.

@@ -28,6 +28,7 @@ mod resources;
 mod store;
 /// What flows along edges.
 pub mod value;
+mod work;
 
 pub use attrs::{AttrError, Attrs, partial_shape};
 pub use constant::{Constant, LoadError, tensor_from_bytes};

@@ -9,7 +9,9 @@ use std::{
 use smallvec::SmallVec;
 use tfjs_kernels::{Element, Tensor};
 
-use crate::{Attrs, Fact, Function, GraphError, Node, OpError, Value, plan::Plan, resources::Resources};
+use crate::{
+    Attrs, Fact, Function, GraphError, Node, OpError, Value, plan::Plan, resources::Resources, work::Work,
+};
 
 /// Outputs of a node.
 pub type Values = SmallVec<[Value; 2]>;
@@ -199,16 +201,23 @@ pub struct NodeTime {
     pub calls: u64,
     /// Total time.
     pub total: std::time::Duration,
+    /// Multiplications and additions of products and convolutions, by their definition (no fast algorithm counts as less).
+    /// Zero for other ops, which memory bounds.
+    pub flops: u64,
+    /// Bytes of inputs and outputs, each counted once per call.
+    pub bytes: u64,
 }
 
 impl Profile {
-    pub(crate) fn record(&mut self, node: &str, op: &str, time: std::time::Duration) {
+    pub(crate) fn record(&mut self, node: &str, op: &str, time: std::time::Duration, work: Work) {
         if !self.nodes.contains_key(node) {
             self.nodes.insert(node.to_owned(), NodeTime { op: op.to_owned(), ..NodeTime::default() });
         }
         if let Some(n) = self.nodes.get_mut(node) {
             n.calls += 1;
             n.total += time;
+            n.flops = n.flops.saturating_add(work.flops);
+            n.bytes = n.bytes.saturating_add(work.bytes);
         }
     }
 }

@@ -475,6 +475,11 @@ fn lease(bytes: usize) -> Lease {
     })
 }
 
+/// `len` numbers in memory of their own, which no pool takes back.
+pub(crate) fn lasting(memory: Memory, len: usize) -> Buffer<f32> {
+    Buffer::lent(Lease { source: Source::Own(Some(memory), Weak::new()), note: None }, len)
+}
+
 /// The same elements in memory that may outlive the run.
 pub(crate) fn outliving<T: Element>(buffer: &Buffer<T>) -> Option<Buffer<T>> {
     if !buffer.lease()?.is_part() {
