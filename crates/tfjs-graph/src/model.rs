@@ -714,8 +714,10 @@ fn optimize(graph: &mut Graph, registry: &Registry) -> Result<(), GraphError> {
             + passes::fold_batch_norms(g)
             + passes::normalize_bias_adds(g)
             + passes::recognize_prelu(g)
+            + passes::recognize_activations(g)
             + passes::fuse_activations(g, FuseTarget::Native)
             + passes::fuse_prelu(g)
+            + passes::fold_pads(g)
     });
     passes::dedup(graph, registry);
     Ok(())

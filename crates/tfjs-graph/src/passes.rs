@@ -3,12 +3,14 @@
 //! A rewrite looks at one node, the *root*, and answers with a [`Patch`]: the root gets another op and other inputs
 //! but keeps its name and id, so outputs survive every fusion; what it replaced is left unused and pruned later.
 
+mod activations;
 mod batch_norm;
 mod bias;
 mod branches;
 mod dedup;
 mod fold;
 mod fuse;
+mod pads;
 mod prelu;
 mod prune;
 mod recurrent;
@@ -20,12 +22,14 @@ use std::collections::HashSet;
 use tfjs_kernels::Tensor;
 
 pub use self::{
+    activations::recognize_activations,
     batch_norm::fold_batch_norms,
     bias::normalize_bias_adds,
     branches::resolve_branches,
     dedup::dedup,
     fold::{fold_constants, infer_facts},
     fuse::{FuseTarget, fuse_activations, fuse_prelu},
+    pads::fold_pads,
     prelu::recognize_prelu,
     prune::prune,
     recurrent::fuse_recurrent_loops,

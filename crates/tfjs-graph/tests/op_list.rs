@@ -100,6 +100,10 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "a pass puts them into graphs that are run, behind all gradients",
+        &["_Gelu", "_GeluTanh", "_HardSigmoid", "_HardSwish", "_Swish"],
+    ),
+    (
         "TensorFlow refuses it too, and nothing would be worse than an error",
         &[
             "AdjustHue",

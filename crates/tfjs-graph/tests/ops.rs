@@ -26,6 +26,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("_SequenceGRUGrad", "its gradient"),
     ("_SequenceLSTM", "as _SequenceRNN"),
     ("_SequenceLSTMGrad", "its gradient"),
+    ("_Gelu", "our own: `activations_match_tensorflow` in tfjs-kernels"),
+    ("_GeluTanh", "as _Gelu"),
+    ("_HardSigmoid", "as _Gelu"),
+    ("_HardSwish", "as _Gelu"),
+    ("_Swish", "as _Gelu"),
 ];
 
 #[test]

@@ -467,6 +467,12 @@ fn combine<T: Element + Copy>(
 ) -> Result<TensorOf<T>> {
     let shape = broadcast_shape(x.dims(), y.dims())?;
     let len = shape.checked_len()?;
+    if let Some(row) = short_row(&shape, x.dims(), &y) {
+        return Ok(with_row(x, &row, f));
+    }
+    if let Some(row) = short_row(&shape, y.dims(), &x) {
+        return Ok(with_row(y, &row, |b, a| f(a, b)));
+    }
     let walk = Walk::new(&shape, [x.dims(), y.dims()]);
     let isa = Isa::current();
     if x.dims() == &shape[..] && x.is_unique() {
@@ -497,6 +503,49 @@ fn combine<T: Element + Copy>(
         simd::dispatch_on(isa, Assign { target, other: b, walk: &walk, k: 1, rows, at, f: &f });
     });
     TensorOf::from_buffer(shape, out)
+}
+
+/// A row that the other operand, of shape `whole`, has one after the other; repeated to a length that is worth a loop.
+fn short_row<T: Element + Copy>(shape: &[usize], whole: &[usize], row: &TensorOf<T>) -> Option<Vec<T>> {
+    const SHORT: std::ops::Range<usize> = 2..4096;
+    let n = row.len();
+    let lead = row.dims().iter().take_while(|&&d| d == 1).count();
+    let fits = SHORT.contains(&n)
+        && whole == shape
+        && shape.ends_with(&row.dims()[lead..])
+        && shape.iter().product::<usize>() >= 16 * n;
+    fits.then(|| row.data().repeat((256 / n).max(1)))
+}
+
+/// `f` of every element of `x` and the row's element at the same place, overwriting `x` where possible.
+fn with_row<T: Element + Copy>(
+    mut x: TensorOf<T>,
+    row: &[T],
+    f: impl Fn(T, T) -> T + Sync + Send,
+) -> TensorOf<T> {
+    let isa = Isa::current();
+    let chunk = par::GRAIN / row.len() * row.len();
+    par::for_each_chunk(x.data_mut(), chunk, |_, target| {
+        simd::dispatch_on(isa, WithRow { target, row, f: &f });
+    });
+    x
+}
+
+/// One chunk of [`with_row`].
+struct WithRow<'a, T, F> {
+    target: &'a mut [T],
+    row: &'a [T],
+    f: &'a F,
+}
+
+impl<T: Copy, F: Fn(T, T) -> T> Kernel for WithRow<'_, T, F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for part in self.target.chunks_mut(self.row.len()) {
+            part.iter_mut().zip(self.row).for_each(|(t, &o)| *t = (self.f)(*t, o));
+        }
+    }
 }
 
 /// Cuts an output into pieces for threads: whole runs of the walk, or parts of the only one. Calls `f` with the

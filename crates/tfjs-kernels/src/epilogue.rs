@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::{
     KernelError, Result, Shape, Tensor, par,
     simd::{self, Isa, Kernel, Simd},
-    vecmath::{self, MapInPlace, Unary},
+    vecmath::{self, MapRect, Rect, Unary},
 };
 
 /// A function applied to every element of a result.
@@ -85,11 +85,11 @@ macro_rules! functions {
         )*
 
         #[inline(always)]
-        fn activate<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
+        fn activate<S: Simd>(s: S, activation: Activation, rect: Rect) {
             match activation {
                 Activation::None => {}
-                Activation::LeakyRelu(alpha) => s.vectorize(MapInPlace { op: Leaky(alpha), data: x }),
-                $(Activation::$name => s.vectorize(MapInPlace { op: $name, data: x }),)*
+                Activation::LeakyRelu(alpha) => s.vectorize(MapRect { op: Leaky(alpha), rect }),
+                $(Activation::$name => s.vectorize(MapRect { op: $name, rect }),)*
             }
         }
     };
@@ -107,16 +107,9 @@ functions! {
     |s, x| HardSigmoid => hard_sigmoid(s, x);
     |s, x| HardSwish => s.mul(x, hard_sigmoid(s, x));
     |s, x| Tanh => vecmath::tanh(s, x);
-    |s, x| Swish => s.mul(x, vecmath::sigmoid(s, x));
-    |s, x| Gelu => {
-        let e = vecmath::erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
-        s.mul(s.mul(x, s.splat(0.5)), s.add(s.splat(1.0), e))
-    };
-    |s, x| GeluTanh => {
-        let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
-        let t = vecmath::tanh(s, s.mul(s.splat(0.797_884_6), s.add(x, cubic)));
-        s.mul(s.mul(x, s.splat(0.5)), s.add(s.splat(1.0), t))
-    };
+    |s, x| Swish => vecmath::swish(s, x);
+    |s, x| Gelu => vecmath::gelu(s, x);
+    |s, x| GeluTanh => vecmath::gelu_tanh(s, x);
     |s, x| Softplus => vecmath::softplus(s, x);
 }
 
@@ -140,8 +133,14 @@ impl Kernel for Activate<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        activate(s, self.activation, self.x);
+        activate(s, self.activation, rect_of(self.x));
     }
+}
+
+/// One row.
+#[inline(always)]
+fn rect_of(x: &mut [f32]) -> Rect {
+    Rect { at: x.as_mut_ptr(), stride: x.len(), m: 1, n: x.len() }
 }
 
 #[inline(always)]
@@ -403,6 +402,31 @@ impl<'a> Finish<'a> {
     /// Applies everything to columns `col..` of row `row` of the result, which are in `x`.
     #[inline(always)]
     pub(crate) fn apply<S: Simd>(&self, s: S, row: usize, col: usize, x: &mut [f32]) {
+        // SAFETY: the row is `x`.
+        unsafe { self.apply_rect(s, row, col, rect_of(x)) };
+    }
+
+    /// Applies everything to a rectangle whose first element is column `col` of row `row` of the result.
+    ///
+    /// # Safety
+    /// The contract of [`Rect`].
+    #[inline(always)]
+    pub(crate) unsafe fn apply_rect<S: Simd>(&self, s: S, row: usize, col: usize, rect: Rect) {
+        let Finish { bias, first, residual, prelu, activation } = *self;
+        if bias.is_some() || first.is_some() || residual.is_some() || prelu.is_some() {
+            for i in 0..rect.m {
+                // SAFETY: the caller's promise.
+                let x =
+                    unsafe { std::slice::from_raw_parts_mut(rect.at.wrapping_add(i * rect.stride), rect.n) };
+                self.combine(s, row + i, col, x);
+            }
+        }
+        activate(s, activation, rect);
+    }
+
+    /// All but the activation, for one row.
+    #[inline(always)]
+    fn combine<S: Simd>(&self, s: S, row: usize, col: usize, x: &mut [f32]) {
         let n = x.len();
         let bias = self.bias.map(|b| &b[col..][..n]);
         let first = self.first.map(|r| &r.row(row, col)[..n]);
@@ -418,9 +442,6 @@ impl<'a> Finish<'a> {
                 y = s.select(s.lt(y, s.zero()), s.mul(y, s.load_part(&slopes[at..])), y);
             }
             s.store_part(x, y);
-        }
-        if self.activation != Activation::None {
-            activate(s, self.activation, x);
         }
     }
 

@@ -384,7 +384,19 @@ impl<T: Copy, A: Copy, F: Fn(A, T) -> A> Kernel for FoldColumns<'_, T, A, F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for row in self.data.chunks_exact(self.acc.len()) {
+        // Four rows at a time, as each pass loads and stores all sums.
+        let n = self.acc.len();
+        let mut fours = self.data.chunks_exact(4 * n);
+        for four in &mut fours {
+            let (first, second) = four.split_at(2 * n);
+            let ((a, b), (c, d)) = (first.split_at(n), second.split_at(n));
+            let rows = a.iter().zip(b).zip(c.iter().zip(d));
+            for (sum, ((&a, &b), (&c, &d))) in self.acc.iter_mut().zip(rows) {
+                let step = &self.step;
+                *sum = step(step(step(step(*sum, a), b), c), d);
+            }
+        }
+        for row in fours.remainder().chunks_exact(n) {
             for (a, &v) in self.acc.iter_mut().zip(row) {
                 *a = (self.step)(*a, v);
             }

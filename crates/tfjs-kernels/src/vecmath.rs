@@ -48,6 +48,44 @@ impl<U: Unary> Kernel for MapInPlace<'_, U> {
     }
 }
 
+/// `m` rows of `n` floats, `stride` apart, from `at` on: initialised, writable and nobody else's.
+#[derive(Clone, Copy)]
+pub(crate) struct Rect {
+    pub(crate) at: *mut f32,
+    pub(crate) stride: usize,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+}
+
+/// Applies `op` to a rectangle, in one loop so that its constants are loaded once.
+pub(crate) struct MapRect<U> {
+    pub(crate) op: U,
+    pub(crate) rect: Rect,
+}
+
+impl<U: Unary> Kernel for MapRect<U> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Rect { at, stride, m, n } = self.rect;
+        let whole = n / S::LANES * S::LANES;
+        for i in 0..m {
+            let row = at.wrapping_add(i * stride);
+            // SAFETY: the contract of `Rect`; only the `n` floats of each row are touched.
+            unsafe {
+                for j in (0..whole).step_by(S::LANES) {
+                    let p = row.add(j);
+                    s.store_ptr(p, self.op.eval(s, s.load_ptr(p)));
+                }
+                if whole < n {
+                    let p = row.add(whole);
+                    s.store_part_ptr(p, n - whole, self.op.eval(s, s.load_part_ptr(p, n - whole)));
+                }
+            }
+        }
+    }
+}
+
 /// `c[0] + c[1] x + c[2] x² + …`
 #[inline(always)]
 pub(crate) fn polynomial<S: Simd, const N: usize>(s: S, x: S::F32, c: [f32; N]) -> S::F32 {
@@ -74,11 +112,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     // Beyond these the result is 0 or infinite. The order of operands keeps NaN.
     let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
     let (n, p) = reduced_expm1(s, x);
-    let y = s.add(p, s.splat(1.0));
-    // Two steps, as 2^n itself may be too large or too small.
-    let n = s.to_i32(n);
-    let half = s.shr_i32::<1>(n);
-    s.mul(s.mul(y, s.exp2_i32(half)), s.exp2_i32(s.sub_i32(n, half)))
+    s.scale(s.add(p, s.splat(1.0)), n)
 }
 
 /// `e^x - 1`, precise near zero. Error at most 2 ULP.
@@ -164,6 +198,46 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F32) -> S::F32 {
     s.div(s.select(s.lt(x, s.zero()), e, one), s.add(one, e))
 }
 
+/// `x / (1 + e^-x)`. Error at most 3 ULP; where the result is below 1e-35 it may be off by as much.
+#[inline(always)]
+pub(crate) fn swish<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    // `e^-x` overflows for the most negative numbers only, and the quotient is zero then.
+    s.div(x, s.add(s.splat(1.0), exp(s, s.neg(x))))
+}
+
+/// `x Φ(x)` with the normal distribution function. Error at most 3 ULP of `x` for positive numbers, and as much relative to
+/// `x`, not to the result, for negative ones.
+#[inline(always)]
+pub(crate) fn gelu<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    // Φ(-t) = exp(-t P(t)) / 2; P stops growing where that no longer shows.
+    let t = s.abs(x);
+    let p = polynomial(
+        s,
+        s.min(s.splat(5.5), t),
+        [
+            0.797_886_7,
+            0.318_287_04,
+            0.036_416_903,
+            -0.004_922_289_4,
+            9.577_842e-5,
+            0.000_141_980_99,
+            -3.554_830_3e-5,
+            4.026_537e-6,
+            -1.863_438e-7,
+        ],
+    );
+    let below = s.mul(s.splat(0.5), exp(s, s.neg(s.mul(t, p))));
+    s.mul(x, s.select(s.lt(x, s.zero()), below, s.sub(s.splat(1.0), below)))
+}
+
+/// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, with the bounds of [`gelu`].
+#[inline(always)]
+pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    // (1 + tanh y) / 2 = 1 / (1 + e^-2y)
+    let cubic = s.fma(s.mul(x, x), s.splat(0.071_354_814), s.splat(1.595_769));
+    s.div(x, s.add(s.splat(1.0), exp(s, s.neg(s.mul(x, cubic)))))
+}
+
 /// The error function. Error at most 1.5 ULP.
 #[inline(always)]
 pub(crate) fn erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
@@ -203,7 +277,7 @@ pub(crate) fn softplus<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Unary, erf, exp, expm1, log, log1p, sigmoid, softplus, tanh};
+    use super::{Unary, erf, exp, expm1, gelu, gelu_tanh, log, log1p, sigmoid, softplus, swish, tanh};
     use crate::simd::{Isa, Kernel, Simd, dispatch_on};
 
     /// Applies `op` to every element of `src`.
@@ -240,7 +314,7 @@ mod tests {
     }
     ops! {
         Exp = exp; Expm1 = expm1; Log = log; Log1p = log1p; Tanh = tanh; Sigmoid = sigmoid; Erf = erf;
-        Softplus = softplus;
+        Softplus = softplus; Swish = swish; Gelu = gelu; GeluTanh = gelu_tanh;
     }
 
     /// The error function in double precision: its Taylor series, or the continued fraction of its complement.
@@ -335,6 +409,38 @@ mod tests {
     #[test]
     fn softplus_stays_within_its_bound() {
         check(Softplus, |x| if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() }, 3.0);
+    }
+    /// Functions `x · g(x)` with `g` between 0 and 1 need their precision relative to `x`.
+    fn check_gate<U: Unary>(op: U, reference: fn(f64) -> f64) {
+        let mut x: Vec<f32> = (-30_000..30_000).map(|i| i as f32 * 3.1e-3).collect();
+        x.extend((0..78).flat_map(|e| [10f32.powi(e - 40), -(10f32.powi(e - 40))]));
+        for isa in Isa::available() {
+            let mut y = vec![0.0; x.len()];
+            dispatch_on(isa, Map { op, src: &x, dst: &mut y });
+            for (&x, &y) in x.iter().zip(&y) {
+                let want = reference(f64::from(x));
+                let error = (f64::from(y) - want).abs();
+                assert!(error <= 2.5e-7 * f64::from(x).abs() + 1e-35, "{isa}: {y} for {want} at {x:e}");
+            }
+            let mut y = [0.0];
+            dispatch_on(isa, Map { op, src: &[f32::NAN], dst: &mut y });
+            assert!(y[0].is_nan());
+            dispatch_on(isa, Map { op, src: &[f32::INFINITY], dst: &mut y });
+            assert_eq!(y[0], f32::INFINITY);
+        }
+    }
+
+    #[test]
+    fn swish_stays_within_its_bound() {
+        check_gate(Swish, |x| x / (1.0 + (-x).exp()));
+    }
+    #[test]
+    fn gelu_stays_within_its_bound() {
+        check_gate(Gelu, |x| x * 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2));
+        check_gate(GeluTanh, |x| {
+            let y = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            x / (1.0 + (-2.0 * y).exp())
+        });
     }
     #[test]
     fn signs_of_zero_survive_odd_functions() {

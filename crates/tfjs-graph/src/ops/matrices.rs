@@ -8,6 +8,7 @@ use tfjs_kernels::{
 };
 
 use super::{
+    activation,
     arithmetic::broadcast,
     infer::{Dims, choice, dims, dtype, fact, int, ints, unsupported},
 };
@@ -107,17 +108,11 @@ fn fused_product(b: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
             "Add" | "AddV2" if !done && !p.args.contains(&Arg::Residual) => p.args.push(Arg::Residual),
             "Prelu" if !done => p.args.push(Arg::Prelu),
             _ if done => return Err(refuse()),
-            "Relu" => p.activation = Activation::Relu,
-            "Relu6" => p.activation = Activation::Relu6,
-            "Elu" => p.activation = Activation::Elu,
-            "Selu" => p.activation = Activation::Selu,
             "LeakyRelu" => p.activation = Activation::LeakyRelu(b.attrs.float_or("leakyrelu_alpha", 0.2)?),
-            "Sigmoid" => p.activation = Activation::Sigmoid,
-            "Tanh" => p.activation = Activation::Tanh,
             "GeluApproximate" => p.activation = Activation::GeluTanh,
             "GeluExact" => p.activation = Activation::Gelu,
             "Swish" | "_FusedSwish" => p.activation = Activation::Swish,
-            _ => return Err(refuse()),
+            other => p.activation = activation::by_name(other.as_bytes()).ok_or_else(refuse)?,
         }
     }
     if b.facts.len() != 2 + p.args.len() {

@@ -28,6 +28,7 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use crate::op::OpDef;
 
+mod activation;
 mod arithmetic;
 mod backends;
 mod basic_math;
@@ -60,6 +61,7 @@ pub(crate) use control::constant as graph_const;
 /// All families: name and table.
 pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
     [
+        ("activation", activation::OPS),
         ("arithmetic", arithmetic::OPS),
         ("basic_math", basic_math::OPS),
         ("control", control::OPS),

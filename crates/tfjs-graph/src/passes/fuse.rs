@@ -23,7 +23,21 @@ impl FuseTarget {
     fn activations(self) -> &'static [&'static str] {
         match self {
             FuseTarget::Tfjs => &["Relu", "Relu6", "Elu", "LeakyRelu"],
-            FuseTarget::Native => &["Relu", "Relu6", "Elu", "LeakyRelu", "Sigmoid", "Tanh"],
+            FuseTarget::Native => &[
+                "Relu",
+                "Relu6",
+                "Elu",
+                "LeakyRelu",
+                "Selu",
+                "Sigmoid",
+                "Softplus",
+                "Tanh",
+                "_Gelu",
+                "_GeluTanh",
+                "_HardSigmoid",
+                "_HardSwish",
+                "_Swish",
+            ],
         }
     }
 }
@@ -36,12 +50,17 @@ const FUSED: &[(&str, &str)] = &[
 ];
 
 /// Fuses `contraction + BiasAdd [+ activation]`, and activations after an already fused bias, into one node; says how many.
+/// For this runtime also `convolution + BiasAdd + Add [+ activation]`, the residual connection.
 ///
 /// The fused node takes the name of the last one. Nothing is fused that someone else uses.
 pub fn fuse_activations(graph: &mut Graph, target: FuseTarget) -> usize {
     let bias = |v: &View<'_>, id| fuse_bias(v, id, target);
     let activation = move |v: &View<'_>, id| fuse_activation(v, id, target);
-    rewrite(graph, &[&bias]) + rewrite(graph, &[&activation])
+    let mut n = rewrite(graph, &[&bias]) + rewrite(graph, &[&activation]);
+    if target == FuseTarget::Native {
+        n += rewrite(graph, &[&fuse_residual]) + rewrite(graph, &[&activation]);
+    }
+    n
 }
 
 fn fuse_bias(v: &View<'_>, id: NodeId, target: FuseTarget) -> Option<Patch> {
@@ -73,17 +92,49 @@ fn fuse_activation(v: &View<'_>, id: NodeId, target: FuseTarget) -> Option<Patch
     if depthwise && target == FuseTarget::Tfjs && !["Relu", "Relu6", "Elu"].contains(&node.op.as_str()) {
         return None;
     }
-    if producer.op != "DepthwiseConv2dNative" && producer.attrs.strings("fused_ops").ok()? != [b"BiasAdd"] {
+    let steps = producer.attrs.strings("fused_ops").ok()?;
+    if producer.op != "DepthwiseConv2dNative" && !matches!(steps[..], [b"BiasAdd"] | [.., b"Add"]) {
         return None;
     }
     let set = fused(producer, None, Some(node), &node.controls)?;
     Some(Patch { set: vec![(id, set)], chain: vec![producer_id], ..Patch::default() })
 }
 
+/// A sum with the result of a convolution that nothing else follows yet.
+fn fuse_residual(v: &View<'_>, id: NodeId) -> Option<Patch> {
+    let node = v.graph.node(id);
+    if !matches!(node.op.as_str(), "Add" | "AddV2") {
+        return None;
+    }
+    const CONVOLUTIONS: &[&str] = &["Conv2D", "_FusedConv2D"];
+    (0..2).find_map(|side| {
+        let (producer_id, producer) = v.sole_producer(node.inputs[side], CONVOLUTIONS)?;
+        let float =
+            |n: &Node| n.attrs.opt_data_type("T").is_ok_and(|t| t.is_none_or(|t| t == DataType::DtFloat));
+        let steps = producer.attrs.strings("fused_ops").ok()?;
+        let nhwc = producer.attrs.str_or("data_format", "NHWC").ok()? == "NHWC";
+        if !float(node) || !float(producer) || !nhwc || !matches!(steps[..], [] | [b"BiasAdd"]) {
+            return None;
+        }
+        let set = fused_with(producer, Some(("Add", node.inputs[1 - side])), None, &node.controls)?;
+        Some(Patch { set: vec![(id, set)], chain: vec![producer_id], ..Patch::default() })
+    })
+}
+
 /// A contraction with one more thing fused behind it.
 fn fused(
     producer: &Node,
     bias: Option<Port>,
+    activation: Option<&Node>,
+    controls: &[NodeId],
+) -> Option<Node> {
+    fused_with(producer, bias.map(|port| ("BiasAdd", port)), activation, controls)
+}
+
+/// A contraction with an operand, under the name of the op that takes it, or an activation fused behind it.
+fn fused_with(
+    producer: &Node,
+    operand: Option<(&str, Port)>,
     activation: Option<&Node>,
     controls: &[NodeId],
 ) -> Option<Node> {
@@ -97,9 +148,9 @@ fn fused(
         .map(|s| String::from_utf8_lossy(s).into_owned())
         .collect();
     let mut args = producer.attrs.int_or("num_args", 0).ok()?;
-    if let Some(bias) = bias {
-        node.inputs.push(bias);
-        steps.push("BiasAdd".to_owned());
+    if let Some((step, port)) = operand {
+        node.inputs.push(port);
+        steps.push(step.to_owned());
         args += 1;
     }
     if let Some(activation) = activation {

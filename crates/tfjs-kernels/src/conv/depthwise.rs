@@ -11,6 +11,7 @@ use crate::{
     pool,
     scratch::Aligned,
     simd::{self, Isa, Kernel, MAX_LANES, Simd},
+    vecmath::Rect,
 };
 
 /// The filter of a depthwise convolution, laid out for vector loads. Make it once per filter.
@@ -131,13 +132,17 @@ fn run(x: &[f32], geometry: &Geometry, filter: &DepthwiseFilter, out: &mut [f32]
     );
     finish.check(lines * width.output, geometry.channels);
     let flops = 2 * line * geometry.taps();
-    let chunk = (par::GRAIN_FLOPS / flops.max(1)).clamp(1, lines.div_ceil(8).max(1));
+    // An even number, as lines are computed in pairs.
+    let chunk = (GRAIN_FLOPS / flops.max(1)).clamp(1, lines.div_ceil(8).max(1)).next_multiple_of(2);
     let isa = Isa::current();
     let out = Disjoint::new(out);
     par::for_each_range(lines, chunk, |lines| {
         simd::dispatch_on(isa, Lines { x, geometry, filter, out: &out, finish, lines });
     });
 }
+
+/// Half of what a compute-bound kernel does per chunk: the first cache feeds these at half the speed.
+const GRAIN_FLOPS: usize = par::GRAIN_FLOPS / 2;
 
 /// Some lines of the output.
 struct Lines<'a> {
@@ -153,82 +158,124 @@ impl Kernel for Lines<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let width = self.geometry.axes[2];
+        let [_, height, width] = &self.geometry.axes;
         let interior = width.interior();
-        let part = &self;
-        // Neighbouring outputs share the loads of filter and image, as many as registers hold.
-        let most = if S::LANES >= 16 { 8 } else { 4 };
-        let height = &self.geometry.axes[1];
-        let mut rows = SmallVec::<[(usize, usize); 8]>::new();
-        for line in self.lines.clone() {
+        // Two lines at a time share most of the image's lines, where registers allow it.
+        let pairs = S::GEMM_ROWS > 8;
+        let mut rows = SmallVec::<[Row; 16]>::new();
+        let mut line = self.lines.start;
+        while line < self.lines.end {
             let (image, oh) = (line / height.output, line % height.output);
+            let pair = pairs && oh + 1 < height.output && line + 1 < self.lines.end;
             rows.clear();
-            rows.extend(
-                height.inside(oh).map(|kh| {
-                    ((image * height.input + height.cell(oh, kh)) * width.input, kh * width.window)
-                }),
-            );
+            let last = if pair { oh + 1 } else { oh };
+            // From the first image line under the first window to the last one under the last.
+            let from = (oh * height.stride).saturating_sub(height.before);
+            let to = (last * height.stride + (height.window - 1) * height.dilation + 1)
+                .saturating_sub(height.before)
+                .min(height.input);
+            for ih in from..to {
+                let tap = |oh: usize| {
+                    let offset = (ih + height.before).checked_sub(oh * height.stride)?;
+                    let tap = offset / height.dilation;
+                    (offset.is_multiple_of(height.dilation) && tap < height.window)
+                        .then_some(tap * width.window)
+                };
+                let taps = [tap(oh), if pair { tap(last) } else { None }];
+                if taps != [None, None] {
+                    rows.push(Row { cell: (image * height.input + ih) * width.input, taps });
+                }
+            }
             let mut ow = 0;
             while ow < width.output {
-                // Columns whose window leaves the image are done one at a time.
-                let n = if interior.contains(&ow) { (interior.end - ow).min(most) } else { 1 };
-                let kw = width.inside(ow);
+                let rest = width.output - ow;
+                // The last tile of a line reaches back over what is done already instead of being narrower.
+                let (tile, start) = match rest {
+                    TILE.. => (TILE, ow),
+                    _ if width.output >= TILE => (TILE, width.output - TILE),
+                    HALF.. => (HALF, ow),
+                    _ if width.output >= HALF => (HALF, width.output - HALF),
+                    _ => (1, ow),
+                };
+                let inside = interior.start <= start && start + tile <= interior.end;
                 let at = Columns {
-                    out: line * width.output + ow,
-                    col: width.cell(ow, kw.start),
-                    kw,
+                    out: line * width.output + start,
+                    col: (start * width.stride) as isize - width.before as isize,
                     rows: &rows,
-                    part,
+                    part: &self,
                 };
-                ow += match (n, width.window, width.stride, width.dilation) {
-                    (8, 3, 1, 1) => s.vectorize(Tile::<8, 3, 1>(at)),
-                    (8, 3, 2, 1) => s.vectorize(Tile::<8, 3, 2>(at)),
-                    (8, 5, 1, 1) => s.vectorize(Tile::<8, 5, 1>(at)),
-                    (8, 5, 2, 1) => s.vectorize(Tile::<8, 5, 2>(at)),
-                    (4..8, 3, 1, 1) => s.vectorize(Tile::<4, 3, 1>(at)),
-                    (4..8, 3, 2, 1) => s.vectorize(Tile::<4, 3, 2>(at)),
-                    (4..8, 5, 1, 1) => s.vectorize(Tile::<4, 5, 1>(at)),
-                    (4..8, 5, 2, 1) => s.vectorize(Tile::<4, 5, 2>(at)),
-                    (4..=8, ..) => s.vectorize(Tile::<4, 0, 0>(at)),
-                    (2..4, ..) => s.vectorize(Tile::<2, 0, 0>(at)),
-                    _ => s.vectorize(Tile::<1, 0, 0>(at)),
-                };
+                match (pair, tile, inside) {
+                    (true, TILE, true) if const { S::GEMM_ROWS > 8 } => by_window::<S, 2, TILE, false>(s, at),
+                    (true, TILE, false) if const { S::GEMM_ROWS > 8 } => by_window::<S, 2, TILE, true>(s, at),
+                    (true, HALF, _) if const { S::GEMM_ROWS > 8 } => by_window::<S, 2, HALF, true>(s, at),
+                    (true, ..) if const { S::GEMM_ROWS > 8 } => by_window::<S, 2, 1, true>(s, at),
+                    (_, TILE, true) => by_window::<S, 1, TILE, false>(s, at),
+                    (_, TILE, false) => by_window::<S, 1, TILE, true>(s, at),
+                    (_, HALF, _) => by_window::<S, 1, HALF, true>(s, at),
+                    _ => by_window::<S, 1, 1, true>(s, at),
+                }
+                ow = start + tile;
             }
-            let row = line * width.output;
-            if !early(self.finish) {
-                s.vectorize(Late { part, rows: row..row + width.output });
-            }
+            line = line - oh + last + 1;
         }
     }
 }
+
+/// Outputs of a line that are computed together. The sizes of images that nets work on are multiples of seven.
+const TILE: usize = 7;
+/// The same for narrower images.
+const HALF: usize = 4;
 
 /// Whether bias and activation fit into registers.
 fn early(finish: &Finish<'_>) -> bool {
     Finish { bias: None, ..*finish }.is_clamp()
 }
 
+/// A line of the image, and the part of the filter that meets it.
+struct Row {
+    /// First cell of the line.
+    cell: usize,
+    /// First row of the filter, for each of the two lines of the output.
+    taps: [Option<usize>; 2],
+}
+
 /// Where a tile is; worked out before the loop over channels, which divisions would dominate.
+#[derive(Clone, Copy)]
 struct Columns<'a, 'b> {
     /// First output, counted in cells.
     out: usize,
-    /// Column of the first cell inside the image that the first output looks at.
-    col: usize,
-    /// Positions across the window that are inside.
-    kw: Range<usize>,
-    /// For each position down the window that is inside: first cell of the image's line, first row of the filter.
-    rows: &'b [(usize, usize)],
+    /// Column of the first cell that the first output looks at; may lie outside the image.
+    col: isize,
+    rows: &'b [Row],
     part: &'b Lines<'a>,
 }
 
-/// `T` outputs of a line, all channels; returns `T`. With more than one, the window of each is inside the image
-/// sideways. Windows `KW` wide that move by `STRIDE` have their own code; 0 stands for any.
-struct Tile<'a, 'b, const T: usize, const KW: usize, const STRIDE: usize>(Columns<'a, 'b>);
+#[inline(always)]
+fn by_window<S: Simd, const R: usize, const T: usize, const EDGE: bool>(s: S, at: Columns<'_, '_>) {
+    let width = &at.part.geometry.axes[2];
+    match (width.window, width.stride, width.dilation) {
+        (3, 1, 1) => s.vectorize(Tile::<R, T, 3, 1, EDGE>(at)),
+        (3, 2, 1) => s.vectorize(Tile::<R, T, 3, 2, EDGE>(at)),
+        (5, 1, 1) => s.vectorize(Tile::<R, T, 5, 1, EDGE>(at)),
+        (5, 2, 1) => s.vectorize(Tile::<R, T, 5, 2, EDGE>(at)),
+        _ => s.vectorize(Tile::<R, T, 0, 0, EDGE>(at)),
+    }
+}
 
-impl<const T: usize, const KW: usize, const STRIDE: usize> Kernel for Tile<'_, '_, T, KW, STRIDE> {
-    type Output = usize;
+/// `T` neighbouring outputs of `R` lines, all channels. Windows `KW` wide that move by `STRIDE` have their own code; 0
+/// stands for any. Unless `EDGE`, all windows are inside the image sideways.
+struct Tile<'a, 'b, const R: usize, const T: usize, const KW: usize, const STRIDE: usize, const EDGE: bool>(
+    Columns<'a, 'b>,
+);
+
+impl<const R: usize, const T: usize, const KW: usize, const STRIDE: usize, const EDGE: bool> Kernel
+    for Tile<'_, '_, R, T, KW, STRIDE, EDGE>
+{
+    type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> usize {
-        let channels = self.0.part.geometry.channels;
+    fn run<S: Simd>(self, s: S) {
+        let Columns { out, part, .. } = self.0;
+        let channels = part.geometry.channels;
         let whole = channels / S::LANES * S::LANES;
         for c in (0..whole).step_by(S::LANES) {
             // SAFETY: the channels exist.
@@ -238,67 +285,169 @@ impl<const T: usize, const KW: usize, const STRIDE: usize> Kernel for Tile<'_, '
             // SAFETY: as above.
             unsafe { self.channels::<S, true>(s, whole, channels - whole) };
         }
-        T
+        if !early(part.finish) {
+            // What does not fit into registers is done while the tile is in the first cache.
+            let late = Finish { bias: None, ..*part.finish };
+            for r in 0..R {
+                let row = out + r * part.geometry.axes[2].output;
+                let at = part.out.ptr().wrapping_add(row * channels);
+                let operands = late.first.is_some() || late.residual.is_some() || late.prelu.is_some();
+                // The outputs lie in one piece; only operands tell them apart.
+                let (m, n) = if operands { (T, channels) } else { (1, T * channels) };
+                s.vectorize(Late { finish: &late, row, rect: Rect { at, stride: channels, m, n } });
+            }
+        }
     }
 }
 
-impl<const T: usize, const KW: usize, const STRIDE: usize> Tile<'_, '_, T, KW, STRIDE> {
+impl<const R: usize, const T: usize, const KW: usize, const STRIDE: usize, const EDGE: bool>
+    Tile<'_, '_, R, T, KW, STRIDE, EDGE>
+{
     /// # Safety
     /// Channels `c..c + n` exist, and `n` is a whole vector unless `PART`.
     #[inline(always)]
     unsafe fn channels<S: Simd, const PART: bool>(&self, s: S, c: usize, n: usize) {
-        let Columns { out, col, ref kw, rows, part } = self.0;
-        let Lines { x, geometry, filter, finish, .. } = *part;
+        let Columns { out, rows, part, .. } = self.0;
+        let Lines { geometry, filter, finish, .. } = *part;
         let width = &geometry.axes[2];
         let channels = geometry.channels;
-        let step = width.stride * channels;
-        let mut acc = [s.zero(); T];
-        // SAFETY: `inside` and `interior` keep the cells of all `T` windows in the image, whose size `run` checked, and
-        // of a part of a vector only the channels that exist are touched; the filter's rows are padded to whole
-        // vectors; each task writes lines of its own.
+        let mut acc = [[s.zero(); T]; R];
+        // SAFETY: as for `line`, and each task writes lines of its own.
         unsafe {
-            for &(line, tap) in rows {
-                let from = x.as_ptr().add((line + col) * channels + c);
-                let weights = filter.data.as_slice().as_ptr().add((tap + kw.start) * filter.stride + c);
-                if KW == 0 {
-                    for kw in 0..kw.len() {
-                        let w = s.load_ptr(weights.add(kw * filter.stride));
-                        let from = from.add(kw * width.dilation * channels);
-                        for (t, acc) in acc.iter_mut().enumerate() {
-                            *acc = s.fma(load::<S, PART>(s, from.add(t * step), n), w, *acc);
-                        }
+            for row in rows {
+                let weights = filter.data.as_slice().as_ptr().add(c);
+                let [a, b] = row.taps.map(|tap| weights.add(tap.unwrap_or(0) * filter.stride));
+                match row.taps {
+                    [Some(_), Some(_)] if R == 2 => {
+                        self.line::<S, PART, R>(s, &mut acc, row.cell, [a, b], c, n)
                     }
-                } else {
-                    // The window is wholly inside: each cell is loaded once for all outputs that it belongs to.
-                    let mut w = [s.zero(); 5];
-                    for (kw, w) in w.iter_mut().enumerate().take(KW) {
-                        *w = s.load_ptr(weights.add(kw * filter.stride));
+                    [Some(_), _] => {
+                        let mut one = [acc[0]];
+                        self.line::<S, PART, 1>(s, &mut one, row.cell, [a; 2], c, n);
+                        acc[0] = one[0];
                     }
-                    let mut v = [s.zero(); 19];
-                    for (i, v) in v.iter_mut().enumerate().take((T - 1) * STRIDE + KW) {
-                        *v = load::<S, PART>(s, from.add(i * channels), n);
+                    [None, Some(_)] => {
+                        let mut one = [acc[R - 1]];
+                        self.line::<S, PART, 1>(s, &mut one, row.cell, [b; 2], c, n);
+                        acc[R - 1] = one[0];
                     }
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        for kw in 0..KW {
-                            *acc = s.fma(v[t * STRIDE + kw], w[kw], *acc);
-                        }
-                    }
+                    [None, None] => {}
                 }
             }
-            let out = part.out.ptr().add(out * channels + c);
             let range = if early(finish) { finish.activation.range() } else { None };
-            for (t, &acc) in acc.iter().enumerate() {
-                let mut y = acc;
-                if let Some((lo, hi)) = range {
-                    if let Some(bias) = finish.bias {
-                        y = s.add(y, load::<S, PART>(s, bias.as_ptr().add(c), n));
+            let bias = match finish.bias {
+                Some(bias) => load::<S, PART>(s, bias.as_ptr().add(c), n),
+                None => s.zero(),
+            };
+            for (r, acc) in acc.iter().enumerate() {
+                let out = part.out.ptr().add((out + r * width.output) * channels + c);
+                for (t, &acc) in acc.iter().enumerate() {
+                    let mut y = acc;
+                    if finish.bias.is_some() {
+                        y = s.add(y, bias);
                     }
-                    y = s.min(s.splat(hi), s.max(s.splat(lo), y));
+                    if let Some((lo, hi)) = range {
+                        y = s.min(s.splat(hi), s.max(s.splat(lo), y));
+                    }
+                    let to = out.add(t * channels);
+                    if PART { s.store_part_ptr(to, n, y) } else { s.store_ptr(to, y) }
                 }
-                let to = out.add(t * channels);
-                if PART { s.store_part_ptr(to, n, y) } else { s.store_ptr(to, y) }
             }
         }
+    }
+
+    /// Adds what one line of the image gives to `N` lines of the output, whose rows of the filter start at `weights`.
+    /// Each cell is loaded once for all outputs that it belongs to.
+    ///
+    /// # Safety
+    /// Those of [`Tile::channels`], and `cell` and `weights` are those of a [`Row`]. `run` checked the sizes of image
+    /// and filter; cells outside the image are not touched, nor channels that do not exist; the filter's rows are padded to
+    /// whole vectors.
+    #[inline(always)]
+    unsafe fn line<S: Simd, const PART: bool, const N: usize>(
+        &self,
+        s: S,
+        acc: &mut [[S::F32; T]; N],
+        cell: usize,
+        weights: [*const f32; 2],
+        c: usize,
+        n: usize,
+    ) {
+        let Columns { col, part, .. } = self.0;
+        let Lines { x, geometry, filter, .. } = *part;
+        let width = &geometry.axes[2];
+        let channels = geometry.channels;
+        let line = x.as_ptr().wrapping_add(cell * channels + c);
+        let first = line.wrapping_offset(col * channels as isize);
+        // SAFETY: the caller's promise.
+        unsafe {
+            macro_rules! value {
+                ($i:expr) => {
+                    if EDGE && (col + $i as isize) as usize >= width.input {
+                        s.zero()
+                    } else {
+                        load::<S, PART>(s, first.wrapping_add($i * channels), n)
+                    }
+                };
+            }
+            if KW == 0 {
+                for kw in 0..width.window {
+                    let mut w = [s.zero(); N];
+                    for (w, weights) in w.iter_mut().zip(weights) {
+                        *w = s.load_ptr(weights.add(kw * filter.stride));
+                    }
+                    for t in 0..T {
+                        let at = t * width.stride + kw * width.dilation;
+                        let v = value!(at);
+                        for (acc, &w) in acc.iter_mut().zip(&w) {
+                            acc[t] = s.fma(v, w, acc[t]);
+                        }
+                    }
+                }
+                return;
+            }
+            let mut w = [[s.zero(); 5]; N];
+            for (w, weights) in w.iter_mut().zip(weights) {
+                for (kw, w) in w.iter_mut().enumerate().take(KW) {
+                    *w = s.load_ptr(weights.add(kw * filter.stride));
+                }
+            }
+            // Written out, as the compiler leaves the longer of these loops as they are, with the sums in memory.
+            macro_rules! cells {
+                ($($i:literal)*) => { $(
+                    if $i < (T - 1) * STRIDE + KW {
+                        let v = value!($i);
+                        for kw in 0..KW {
+                            // The output whose window has this cell at `kw`, if there is one.
+                            if $i >= kw && ($i - kw) % STRIDE == 0 && ($i - kw) / STRIDE < T {
+                                let t = ($i - kw) / STRIDE;
+                                for r in 0..N {
+                                    acc[r][t] = s.fma(v, w[r][kw], acc[r][t]);
+                                }
+                            }
+                        }
+                    }
+                )* };
+            }
+            const { assert!(KW == 0 || (TILE - 1) * STRIDE + KW <= 17) };
+            cells!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+        }
+    }
+}
+
+/// What is left to do to outputs from `row` on, which have just been written and belong to this task alone.
+struct Late<'a> {
+    finish: &'a Finish<'a>,
+    row: usize,
+    rect: Rect,
+}
+
+impl Kernel for Late<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: the struct's contract.
+        unsafe { self.finish.apply_rect(s, self.row, 0, self.rect) };
     }
 }
 
@@ -308,23 +457,4 @@ impl<const T: usize, const KW: usize, const STRIDE: usize> Tile<'_, '_, T, KW, S
 unsafe fn load<S: Simd, const PART: bool>(s: S, p: *const f32, n: usize) -> S::F32 {
     // SAFETY: the caller's promise.
     unsafe { if PART { s.load_part_ptr(p, n) } else { s.load_ptr(p) } }
-}
-
-/// What did not fit into registers, for rows of the output that have just been written.
-struct Late<'a, 'b> {
-    part: &'b Lines<'a>,
-    rows: Range<usize>,
-}
-
-impl Kernel for Late<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let channels = self.part.geometry.channels;
-        // SAFETY: each task has lines of its own.
-        let out = unsafe { self.part.out.slice(self.rows.start * channels..self.rows.end * channels) };
-        for (row, cells) in self.rows.zip(out.chunks_exact_mut(channels)) {
-            self.part.finish.apply(s, row, 0, cells);
-        }
-    }
 }

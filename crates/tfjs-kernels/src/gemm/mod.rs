@@ -12,6 +12,7 @@ use crate::{
     par::{self, Disjoint},
     scratch::{self, Aligned},
     simd::{self, Isa, Kernel, Simd},
+    vecmath::Rect,
 };
 
 mod tile;
@@ -573,11 +574,9 @@ impl Kernel for Late<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for i in 0..self.m {
-            // SAFETY: the struct's contract.
-            let row = unsafe { std::slice::from_raw_parts_mut(self.c.wrapping_add(i * self.stride), self.n) };
-            self.finish.apply(s, self.row + i, self.col, row);
-        }
+        let rect = Rect { at: self.c, stride: self.stride, m: self.m, n: self.n };
+        // SAFETY: the struct's contract.
+        unsafe { self.finish.apply_rect(s, self.row, self.col, rect) };
     }
 }
 

@@ -360,6 +360,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn exp2_i32(self, n: Self::I32) -> Self::F32 {
         self.from_bits(self.shl_i32::<23>(self.add_i32(n, self.splat_i32(127))))
     }
+    /// `y · 2^n` for an integer `n` within ±250, rounded once.
+    #[inline(always)]
+    fn scale(self, y: Self::F32, n: Self::F32) -> Self::F32 {
+        // Two steps, as 2^n itself may be too large or too small.
+        let n = self.to_i32(n);
+        let half = self.shr_i32::<1>(n);
+        self.mul(self.mul(y, self.exp2_i32(half)), self.exp2_i32(self.sub_i32(n, half)))
+    }
     /// `max(x, y)` that is NaN when either is.
     #[inline(always)]
     fn max_nan(self, a: Self::F32, b: Self::F32) -> Self::F32 {

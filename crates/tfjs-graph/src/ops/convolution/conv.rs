@@ -2,7 +2,8 @@
 use std::sync::Arc;
 
 use tfjs_kernels::{
-    DType, DataFormat, Epilogue, Padding, Tensor,
+    Activation, DType, DataFormat, Epilogue, Padding, Tensor,
+    binary::{self, BinaryOp},
     conv::{self, Conv2dSpec, Conv3dSpec, ConvSpec, DepthwiseFilter, PackedFilter},
 };
 
@@ -10,6 +11,7 @@ use super::{Result, check_window, data_format, fused::Fused, padding, shape_with
 use crate::{
     Cx, Fact, Op,
     op::{Build, Inputs, Values, one},
+    ops::arithmetic::broadcast,
     ops::infer::{Dims, choice, dims, fact, full, unsupported},
 };
 
@@ -128,6 +130,31 @@ impl Conv2d {
     }
 }
 
+impl Conv2d {
+    /// Takes a residual that the result would be broadcast to, and not the other way round, out of the epilogue, with
+    /// the activation after it.
+    fn too_large_to_fuse(
+        &self,
+        image: &[usize],
+        filter: &[usize],
+        epilogue: &mut Epilogue,
+    ) -> Result<Option<(Tensor, Activation)>> {
+        let Some(residual) = &epilogue.residual else { return Ok(None) };
+        let shape = if self.depthwise {
+            conv::depthwise_output_shape(image, filter, &self.spec)?
+        } else {
+            conv::output_shape(image, filter, &self.spec)?
+        };
+        let fits = residual.rank() <= shape.len()
+            && residual.dims().iter().rev().zip(shape.iter().rev()).all(|(&r, &s)| r == s || r == 1);
+        if fits {
+            return Ok(None);
+        }
+        let activation = std::mem::take(&mut epilogue.activation);
+        Ok(epilogue.residual.take().map(|residual| (residual, activation)))
+    }
+}
+
 impl Op for Conv2d {
     fn eval(&self, _cx: &mut Cx<'_>, mut x: Inputs) -> Result<Values> {
         let image = x.take(0)?;
@@ -150,9 +177,16 @@ impl Op for Conv2d {
         if let Some(shift) = &prepared.shift {
             epilogue.bias = Some(shift.clone());
         }
-        one(match &prepared.filter {
+        let late = self.too_large_to_fuse(image.dims(), x.tensor(1)?.dims(), &mut epilogue)?;
+        let y = match &prepared.filter {
             Filter::Full(f) => conv::conv2d(&image, f, &self.spec, &epilogue),
             Filter::Depthwise(f) => conv::depthwise_conv2d(&image, f, &self.spec, &epilogue),
+        };
+        one(match late {
+            None => y,
+            Some((residual, activation)) => y
+                .and_then(|y| binary::binary(BinaryOp::Add, y, residual))
+                .and_then(|sum| activation.apply(sum)),
         })
     }
 
@@ -174,10 +208,11 @@ impl Op for Conv2d {
             [.., n] => Some(n),
             _ => None,
         };
-        Ok(vec![fact(
-            Some(DType::Float32),
-            shape.or_else(|| open_shape(f, outputs, self.spec.data_format, 4)),
-        )])
+        let mut shape = shape.or_else(|| open_shape(f, outputs, self.spec.data_format, 4));
+        if let Some(i) = self.fused.residual() {
+            shape = broadcast(shape.as_deref(), dims(f, i))?;
+        }
+        Ok(vec![fact(Some(DType::Float32), shape)])
     }
 
     fn specialize(&self, f: &[Fact]) -> Result<Option<Box<dyn Op>>> {

@@ -5,7 +5,7 @@ use super::Result;
 use crate::{
     OpError,
     op::{Build, Inputs},
-    ops::infer::unsupported,
+    ops::{activation, infer::unsupported},
 };
 
 /// Parsed `fused_ops`: which of the inputs after the operands is what.
@@ -20,8 +20,7 @@ pub(in crate::ops) struct Fused {
     activation: Activation,
 }
 
-const KNOWN: &str =
-    "BiasAdd, Add, FusedBatchNorm and NoOp, then Relu, Relu6, Elu, LeakyRelu, Sigmoid, Tanh or Prelu";
+const KNOWN: &str = "BiasAdd, Add, FusedBatchNorm and NoOp, then Relu, Relu6, Elu, Selu, LeakyRelu, Sigmoid, Softplus, Tanh or Prelu";
 
 impl Fused {
     /// Reads `fused_ops`; the extra inputs come after the first `operands`, in the order of the ops that take them.
@@ -49,13 +48,8 @@ impl Fused {
                 b"Prelu" => (fused.prelu, done) = (take(1), true),
                 _ => {
                     fused.activation = match *step {
-                        b"Relu" => Activation::Relu,
-                        b"Relu6" => Activation::Relu6,
-                        b"Elu" => Activation::Elu,
                         b"LeakyRelu" => Activation::LeakyRelu(b.attrs.float_or("leakyrelu_alpha", 0.2)?),
-                        b"Sigmoid" => Activation::Sigmoid,
-                        b"Tanh" => Activation::Tanh,
-                        _ => return Err(wrong()),
+                        name => activation::by_name(name).ok_or_else(wrong)?,
                     };
                     done = true;
                 }
@@ -73,6 +67,11 @@ impl Fused {
     /// Input with the scale of a fused batch norm.
     pub(super) fn batch_norm(&self) -> Option<usize> {
         self.batch_norm
+    }
+
+    /// Input that is added after the bias.
+    pub(super) fn residual(&self) -> Option<usize> {
+        self.residual
     }
 
     /// What follows the product, out of its inputs.
