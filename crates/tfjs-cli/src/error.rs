@@ -73,8 +73,6 @@ pub(crate) enum CliError {
         "what {model} was trained with cannot be taken up again; say it with --optimizer, --loss and --metrics"
     )]
     Restore { model: String, source: LayersError },
-    #[error("nothing called `{monitor}` is measured; there are {}", known.join(", "))]
-    NoSuchMonitor { monitor: String, known: Vec<String> },
     #[error("training came to nothing and no model was saved: {why}")]
     NotFinite { why: String },
     #[error("interrupted after {epochs} of {of} epochs; the model as it is now stands in {}", out.display())]

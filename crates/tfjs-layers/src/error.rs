@@ -208,6 +208,17 @@ pub enum LayersError {
     /// Training, evaluation or saving of an optimizer was asked of a model that is not compiled.
     #[error("the model is not compiled: say first with what optimizer, loss and metrics it is to be trained")]
     NotCompiled,
+    /// The code that makes batches panicked.
+    #[error("the data set panicked: {0}")]
+    DataPanicked(String),
+    /// A callback looks for a value that nobody makes.
+    #[error("nothing called `{name}` is measured; there are {}", .known.join(", "))]
+    NotMeasured {
+        /// What the callback watches.
+        name: String,
+        /// What is measured.
+        known: Vec<String>,
+    },
     /// Something about data, losses or the course of training.
     #[error("{0}")]
     Training(String),

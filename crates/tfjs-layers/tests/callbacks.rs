@@ -105,12 +105,17 @@ fn decisions_are_those_of_keras() {
 fn keras_3_wants_to_be_told_what_is_better_of_an_unknown_value() {
     let (x, y) = zeros();
     let fit = |keras: &str, mode| {
-        let stop = EarlyStopping::new("val_los").mode(mode);
-        let options = FitOptions { callbacks: vec![Box::new(stop)], ..FitOptions::default() };
+        let adds = LambdaCallback::new().on_epoch_end(|_, _, logs| {
+            logs.set("score", 1.0);
+            Ok(())
+        });
+        let stop = EarlyStopping::new("score").mode(mode);
+        let callbacks: Vec<Box<dyn Callback>> = vec![Box::new(adds), Box::new(stop)];
+        let options = FitOptions { callbacks, ..FitOptions::default() };
         line(keras).fit(x.clone(), y.clone(), options)
     };
     let message = fit("3", Mode::Auto).unwrap_err().to_string();
-    assert!(message.contains("EarlyStopping watches `val_los`"), "{message}");
+    assert!(message.contains("EarlyStopping watches `score`"), "{message}");
     fit("3", Mode::Min).unwrap();
     fit("2", Mode::Auto).unwrap();
 }

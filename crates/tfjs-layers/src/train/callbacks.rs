@@ -39,7 +39,7 @@ pub use self::{
     terminate_on_nan::TerminateOnNan,
 };
 use super::{Batch, History, Logs, objective::Totals};
-use crate::{LayersError, LayersModel, Metric};
+use crate::{Dialect, LayersError, LayersModel, Metric};
 
 type Result<T> = std::result::Result<T, LayersError>;
 
@@ -114,6 +114,17 @@ pub trait Callback: std::fmt::Debug {
     /// When it is not a state of this callback.
     fn set_state(&mut self, _state: CallbackState) -> Result<()> {
         Ok(())
+    }
+
+    /// Values that it looks for in the logs. One that nobody makes is an error before the first step.
+    fn watches(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What [`Callback::epoch_end`] adds to the logs of a model of this version; `None` if that is not known, so that
+    /// whatever is watched may come from here.
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        None
     }
 
     /// After the last epoch.

@@ -1,6 +1,8 @@
 //! The loop over epochs and batches.
 
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +16,7 @@ use serde_json::Value;
 use super::{
     Arrays, Batch, ClassWeight, Dataset, Logs,
     callbacks::{Callback, Context},
-    objective::Totals,
+    objective::{Objective, Totals},
 };
 use crate::{Inputs, LayersError, LayersModel};
 
@@ -217,6 +219,7 @@ impl LayersModel {
             first: options.initial_epoch,
             steps_per_epoch: options.steps_per_epoch,
         };
+        check_watched(&callbacks, self, !matches!(options.validation, Validation::None))?;
         let mut cx = Context::new(self, options.epochs, steps);
         each(&mut callbacks, |c| c.resume(&mut cx))?;
         let states = std::mem::take(&mut cx.states);
@@ -235,7 +238,13 @@ impl LayersModel {
             let (sender, receiver) = sync_channel(AHEAD);
             let first = plan.first;
             if first < last {
-                scope.spawn(move || read_ahead(dataset, &plan, &sender));
+                scope.spawn(move || {
+                    let reading = AssertUnwindSafe(|| read_ahead(dataset, &plan, &sender));
+                    // Nothing of the data set is used after a panic.
+                    if let Err(panic) = catch_unwind(reading) {
+                        let _ = sender.send(Message::Failed(LayersError::DataPanicked(said(&*panic))));
+                    }
+                });
             }
             for epoch in first..last {
                 cx.reset_metrics();
@@ -355,6 +364,25 @@ fn each<'c>(
     callbacks.iter_mut().try_for_each(|c| f(c.as_mut()))
 }
 
+/// Whether all that callbacks look for is measured, or made by one of them.
+fn check_watched(callbacks: &[Box<dyn Callback + '_>], model: &LayersModel, validated: bool) -> Result<()> {
+    let training = model.training.as_deref().ok_or(LayersError::NotCompiled)?;
+    let mut known = Objective::new(&training.compile, &model.output_names(), model.dialect)?.names()?;
+    if validated {
+        known.extend(known.clone().iter().map(|name| format!("val_{name}")));
+    }
+    for callback in callbacks {
+        // What this one adds is not known: it may be what others watch.
+        let Some(added) = callback.adds(model.dialect) else { return Ok(()) };
+        known.extend(added.into_iter().map(str::to_owned));
+    }
+    let mut watched = callbacks.iter().flat_map(|c| c.watches());
+    match watched.find(|name| !known.contains(name)) {
+        Some(name) => Err(LayersError::NotMeasured { name, known }),
+        None => Ok(()),
+    }
+}
+
 /// Trains with the batches of one epoch, or until training has to end.
 fn run_epoch(
     cx: &mut Context<'_>,
@@ -389,6 +417,13 @@ fn run_epoch(
         return Err(LayersError::Training("the data hold no batches".to_owned()));
     }
     Ok(())
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it did not say why".to_owned())
 }
 
 struct Plan {

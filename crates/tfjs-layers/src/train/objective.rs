@@ -128,26 +128,50 @@ impl Objective {
                 later.push((weighted, prefix, metric, state));
             }
         }
+        self.name_metrics(&mut written.report, later);
+        Ok(written)
+    }
+
+    /// Adds metrics, each with whether it is weighted, what stands before its name, and its state.
+    fn name_metrics<T>(&self, report: &mut Vec<(Entry, T)>, mut metrics: Vec<(bool, String, Metric, T)>) {
         // In all versions a weighted metric says so where there is another of its name.
         let mut seen: Vec<String> = Vec::new();
         if self.dialect == Dialect::Keras3 {
-            later.sort_by_key(|(weighted, ..)| *weighted);
+            metrics.sort_by_key(|(weighted, ..)| *weighted);
         }
-        for (weighted, prefix, metric, state) in later {
+        for (weighted, prefix, metric, state) in metrics {
             let mut name = format!("{prefix}{}", metric.name());
             if weighted && seen.contains(&name) {
                 name = format!("{prefix}weighted_{}", metric.name());
             }
             seen.push(name.clone());
-            written.report.push((Entry::Metric(name, metric), state));
+            report.push((Entry::Metric(name, metric), state));
         }
-        unique(&mut written.report);
-        Ok(written)
+        unique(report);
+    }
+
+    /// Names of all that is reported when every output has its labels.
+    pub(super) fn names(&self) -> Result<Vec<String>> {
+        let several = self.outputs.len() > 1;
+        let (mut report, mut metrics) = (Vec::new(), Vec::new());
+        for output in &self.outputs {
+            if several && output.loss.is_some() {
+                report.push((Entry::Loss(format!("{}_loss", output.name)), ()));
+            }
+            let unweighted = output.metrics.iter().map(|m| (m, false));
+            for (spec, weighted) in unweighted.chain(output.weighted.iter().map(|m| (m, true))) {
+                let prefix = if several { format!("{}_", output.name) } else { String::new() };
+                metrics.push((weighted, prefix, Metric::from_config(spec, self.dialect)?, ()));
+            }
+        }
+        self.name_metrics(&mut report, metrics);
+        let names = report.into_iter().map(|(Entry::Loss(name) | Entry::Metric(name, _), ())| name);
+        Ok(std::iter::once("loss".to_owned()).chain(names).collect())
     }
 }
 
 /// Names that occur twice get a number, as in Keras.
-fn unique(report: &mut [(Entry, Vec<Port>)]) {
+fn unique<T>(report: &mut [(Entry, T)]) {
     let mut seen: Vec<String> = Vec::new();
     for (entry, _) in report {
         let (Entry::Loss(name) | Entry::Metric(name, _)) = entry;

@@ -217,10 +217,8 @@ fn validation(args: &TrainArgs, model: &LayersModel) -> Result<Option<Data>, Cli
 }
 
 fn callbacks(args: &TrainArgs, monitor: Option<(String, usize)>, validated: bool) -> Vec<Box<dyn Callback>> {
-    let mut callbacks: Vec<Box<dyn Callback>> = vec![
-        Box::new(Progress::new(args.data.json, monitor.as_ref().map(|(name, _)| name.clone()))),
-        Box::new(TerminateOnNan),
-    ];
+    let mut callbacks: Vec<Box<dyn Callback>> =
+        vec![Box::new(Progress::new(args.data.json)), Box::new(TerminateOnNan)];
     if let Some((name, patience)) = monitor {
         callbacks.push(Box::new(EarlyStopping::new(name).patience(patience).restore_best_weights(true)));
     }

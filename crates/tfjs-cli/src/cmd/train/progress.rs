@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use tfjs_layers::{Callback, Context, LayersError, Logs};
+use tfjs_layers::{Callback, Context, Dialect, LayersError, Logs};
 
 use super::number;
 use crate::CliError;
@@ -19,16 +19,14 @@ const BETWEEN: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Progress {
     json: bool,
-    /// What has to be measured for early stopping.
-    monitor: Option<String>,
     bar: Option<ProgressBar>,
     began: Instant,
     shown: Instant,
 }
 
 impl Progress {
-    pub(super) fn new(json: bool, monitor: Option<String>) -> Progress {
-        Progress { json, monitor, bar: None, began: Instant::now(), shown: Instant::now() }
+    pub(super) fn new(json: bool) -> Progress {
+        Progress { json, bar: None, began: Instant::now(), shown: Instant::now() }
     }
 }
 
@@ -78,12 +76,7 @@ impl Callback for Progress {
         };
         let failed = |e: CliError| LayersError::Callback(Box::new(e));
         let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| failed(CliError::Stdout(e)))?;
-        if let Some(monitor) = self.monitor.take().filter(|m| logs.get(m).is_none()) {
-            let known = logs.iter().map(|(name, _)| name.to_owned()).collect();
-            return Err(failed(CliError::NoSuchMonitor { monitor, known }));
-        }
-        Ok(())
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| failed(CliError::Stdout(e)))
     }
 
     fn train_end(&mut self, _cx: &mut Context<'_>) -> Result<(), LayersError> {
@@ -91,6 +84,10 @@ impl Callback for Progress {
             bar.finish_and_clear();
         }
         Ok(())
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
     }
 }
 

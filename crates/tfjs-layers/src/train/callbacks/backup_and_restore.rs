@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Callback, Context, Result};
-use crate::train::checkpoint::Checkpoint;
+use crate::{Dialect, train::checkpoint::Checkpoint};
 
 /// Backs the training up after each epoch, and takes it up again where it was interrupted: weights, the state of the
 /// optimizer, the seed, the history and what callbacks remember. A training that goes on in the same way, with the same data
@@ -52,5 +52,9 @@ impl Callback for BackupAndRestore {
 
     fn train_end(&mut self, cx: &mut Context<'_>) -> Result<()> {
         if self.delete_checkpoint && !cx.cancelled() { Checkpoint::remove(&self.directory) } else { Ok(()) }
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
     }
 }

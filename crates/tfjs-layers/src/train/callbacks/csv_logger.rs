@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 
 use super::{Callback, CallbackState, Context, Logs, Result, path::python_float};
-use crate::LayersError;
+use crate::{Dialect, LayersError};
 
 /// Writes loss and metrics of each epoch into a table, as Keras does: a column per value in alphabetical order, `NA` for
 /// what was not measured. A training that is taken up again goes on with its table.
@@ -119,5 +119,9 @@ impl Callback for CsvLogger {
         self.keys = keys.map(|k| k.iter().filter_map(|k| k.as_str().map(str::to_owned)).collect());
         (self.bytes, self.header) = (bytes, bytes == 0);
         Ok(())
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
     }
 }

@@ -7,6 +7,7 @@ use super::{
     Callback, CallbackState, Context, Logs, Mode, Result,
     monitor::{Asks, Monitor},
 };
+use crate::Dialect;
 
 /// Ends training when a value has stopped getting better.
 ///
@@ -119,5 +120,13 @@ impl Callback for EarlyStopping {
         self.watched.reset(state.values.get("best").and_then(Value::as_f64));
         self.best_weights = Some(state.tensors).filter(|t| !t.is_empty() && self.restore_best_weights);
         Ok(())
+    }
+
+    fn watches(&self) -> Vec<String> {
+        vec![self.monitor.clone()]
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
     }
 }

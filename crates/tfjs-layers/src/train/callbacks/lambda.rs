@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Callback, Context, Logs, Result};
+use crate::Dialect;
 
 type Plain<'c> = Box<dyn FnMut(&mut Context<'_>) -> Result<()> + 'c>;
 type Numbered<'c> = Box<dyn FnMut(&mut Context<'_>, usize) -> Result<()> + 'c>;
@@ -112,5 +113,9 @@ impl Callback for LambdaCallback<'_> {
 
     fn train_end(&mut self, cx: &mut Context<'_>) -> Result<()> {
         self.train_end.as_mut().map_or(Ok(()), |f| f(cx))
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        self.epoch_end.is_none().then(Vec::new)
     }
 }

@@ -36,11 +36,19 @@ impl<F: FnMut(usize, f64) -> f64> Callback for LearningRateScheduler<F> {
     fn epoch_end(&mut self, cx: &mut Context<'_>, _epoch: usize, logs: &mut Logs) -> Result<()> {
         log_rate(cx, logs)
     }
+
+    fn adds(&self, dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(vec![rate_name(dialect)])
+    }
 }
 
 /// Notes the learning rate under the name that the model's Keras has for it.
 pub(super) fn log_rate(cx: &Context<'_>, logs: &mut Logs) -> Result<()> {
-    let name = if cx.model.dialect() == Dialect::Keras3 { "learning_rate" } else { "lr" };
-    logs.set(name, cx.model.optimizer()?.learning_rate());
+    logs.set(rate_name(cx.model.dialect()), cx.model.optimizer()?.learning_rate());
     Ok(())
+}
+
+/// What a version of Keras calls the learning rate in logs.
+pub(super) fn rate_name(dialect: Dialect) -> &'static str {
+    if dialect == Dialect::Keras3 { "learning_rate" } else { "lr" }
 }

@@ -13,7 +13,7 @@ use super::{
     monitor::{Asks, Monitor},
     path::{Number, Template},
 };
-use crate::{LayersError, LayersModel, SaveOptions};
+use crate::{Dialect, LayersError, LayersModel, SaveOptions};
 
 /// When a model is saved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl<'s> ModelCheckpoint<'s> {
             // A value that is not measured does not keep Keras 3 from saving; Keras 2 skips the epoch.
             match self.watched.current(cx, &self.monitor, self.mode, logs)? {
                 Some(value) if !self.watched.improve(value) => return Ok(()),
-                None if cx.model.dialect() != crate::Dialect::Keras3 => return Ok(()),
+                None if cx.model.dialect() != Dialect::Keras3 => return Ok(()),
                 _ => {}
             }
         }
@@ -200,5 +200,13 @@ impl Callback for ModelCheckpoint<'_> {
         self.watched.reset(state.values.get("best").and_then(Value::as_f64));
         self.batches = state.values["batches"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         Ok(())
+    }
+
+    fn watches(&self) -> Vec<String> {
+        self.save_best_only.then(|| self.monitor.clone()).into_iter().collect()
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
     }
 }

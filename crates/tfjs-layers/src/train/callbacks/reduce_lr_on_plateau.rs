@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Callback, CallbackState, Context, Logs, Mode, Result,
-    learning_rate_scheduler::log_rate,
+    learning_rate_scheduler::{log_rate, rate_name},
     monitor::{Asks, Monitor},
 };
 use crate::{Dialect, LayersError};
@@ -106,5 +106,13 @@ impl Callback for ReduceLrOnPlateau {
         (self.wait, self.cooling) = (count("wait"), count("cooling"));
         self.watched.reset(state.values.get("best").and_then(Value::as_f64));
         Ok(())
+    }
+
+    fn watches(&self) -> Vec<String> {
+        vec![self.monitor.clone()]
+    }
+
+    fn adds(&self, dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(vec![rate_name(dialect)])
     }
 }

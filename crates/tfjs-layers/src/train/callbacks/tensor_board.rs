@@ -113,4 +113,8 @@ impl Callback for TensorBoard {
         self.batches = state.values["batches"].as_u64().unwrap_or(0);
         Ok(())
     }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
+    }
 }

@@ -1,6 +1,7 @@
 //! [`TerminateOnNan`].
 
 use super::{Callback, Context, Result};
+use crate::Dialect;
 
 /// Ends training when the loss is infinite or not a number, and says which layer first was.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,5 +20,9 @@ impl Callback for TerminateOnNan {
         };
         cx.stop(format!("the loss was {loss} in batch {batch}{whence}"));
         Ok(())
+    }
+
+    fn adds(&self, _dialect: Dialect) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
     }
 }
