@@ -77,6 +77,18 @@ impl Gradient {
             }
         }
     }
+
+    /// The sum of several gradients of `value`, if there are any: sparse if all of them are.
+    ///
+    /// # Errors
+    /// Never for gradients made by [`gradients`].
+    pub fn sum(b: &mut Builder, value: Port, parts: &[Gradient]) -> Result<Option<Gradient>> {
+        Ok(match *parts {
+            [] => None,
+            [one] => Some(one),
+            _ => Some(add(b, value, parts)?),
+        })
+    }
 }
 
 /// How an op is differentiated.
@@ -302,13 +314,9 @@ fn outputs(b: &Builder, id: NodeId, sums: &HashMap<Port, Vec<Gradient>>) -> usiz
 fn total(b: &mut Builder, sums: &mut HashMap<Port, Vec<Gradient>>, port: Port) -> Result<Option<Gradient>> {
     let Some(parts) = sums.get_mut(&port) else { return Ok(None) };
     let parts = std::mem::take(parts);
-    let sum = match parts[..] {
-        [] => return Ok(None),
-        [one] => one,
-        _ => add(b, port, &parts)?,
-    };
-    sums.insert(port, vec![sum]);
-    Ok(Some(sum))
+    let sum = Gradient::sum(b, port, &parts)?;
+    sums.insert(port, sum.into_iter().collect());
+    Ok(sum)
 }
 
 fn add(b: &mut Builder, port: Port, parts: &[Gradient]) -> Result<Gradient> {

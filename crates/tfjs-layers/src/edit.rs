@@ -1,6 +1,6 @@
 //! Models changed after they were loaded: layers frozen, heads replaced.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     LayerConfig, LayersError, LayersModel, ModelConfig, Network, Params,
@@ -21,7 +21,10 @@ impl LayersModel {
     /// When there is no such layer.
     pub fn set_trainable(&mut self, layer: &str, trainable: bool) -> Result<()> {
         let mut config = self.network.config.clone();
-        set_trainable(&mut config, layer, layer, trainable)?;
+        let way = way(&config, layer, layer)?;
+        if let Some(layer) = at(&mut config, &way) {
+            set_flag(layer, trainable);
+        }
         self.rebuild(config)
     }
 
@@ -40,8 +43,13 @@ impl LayersModel {
     /// # Errors
     /// When there is no such layer.
     pub fn is_trainable(&self, layer: &str) -> Result<bool> {
-        let (config, at) = find(&self.network.config, layer, layer)?;
-        Ok(flag(&config.layers[at]))
+        let way = way(&self.network.config, layer, layer)?;
+        let (mut model, mut found) = (Some(&self.network.config), None);
+        for at in way {
+            found = model.and_then(|m| m.layers.get(at));
+            model = found.and_then(|l| l.model.as_deref());
+        }
+        Ok(found.is_none_or(LayerConfig::trainable))
     }
 
     /// The model up to the layer `after` with other layers behind it, whose weights are drawn from their initializers: a
@@ -160,48 +168,52 @@ fn ancestors(config: &ModelConfig, layer: usize) -> Vec<usize> {
     found
 }
 
-fn flag(layer: &LayerConfig) -> bool {
-    layer.config.get("trainable").and_then(Value::as_bool).unwrap_or(true)
-}
-
 fn position(config: &ModelConfig, name: &str, path: &str) -> Result<usize> {
     let found = config.layers.iter().position(|l| l.name == name);
     found.ok_or_else(|| LayersError::NotFound { what: "layer", name: path.to_owned() })
 }
 
-/// The model that holds a layer, and the layer's place in it.
-fn find<'c>(config: &'c ModelConfig, rest: &str, path: &str) -> Result<(&'c ModelConfig, usize)> {
+/// The layer of this name, or at the end of this path of names: the way to it, as places of layers.
+fn way(config: &ModelConfig, rest: &str, path: &str) -> Result<Vec<usize>> {
     // Names of layers may hold slashes themselves.
     if let Ok(at) = position(config, rest, path) {
-        return Ok((config, at));
+        return Ok(vec![at]);
     }
-    for layer in &config.layers {
+    for (at, layer) in config.layers.iter().enumerate() {
         let inner = rest.strip_prefix(layer.name.as_str()).and_then(|r| r.strip_prefix('/'));
         if let (Some(model), Some(inner)) = (&layer.model, inner) {
-            return find(model, inner, path);
+            return Ok([vec![at], way(model, inner, path)?].concat());
         }
     }
     Err(LayersError::NotFound { what: "layer", name: path.to_owned() })
 }
 
-fn set_trainable(config: &mut ModelConfig, rest: &str, path: &str, trainable: bool) -> Result<()> {
-    if let Ok(at) = position(config, rest, path) {
-        set_flag(&mut config.layers[at], trainable);
-        return Ok(());
-    }
-    for layer in &mut config.layers {
-        let inner = rest.strip_prefix(layer.name.as_str()).and_then(|r| r.strip_prefix('/'));
-        if let (Some(model), Some(inner)) = (&mut layer.model, inner) {
-            return set_trainable(model, inner, path, trainable);
-        }
-    }
-    Err(LayersError::NotFound { what: "layer", name: path.to_owned() })
+/// The layer at the end of a way.
+fn at<'c>(config: &'c mut ModelConfig, way: &[usize]) -> Option<&'c mut LayerConfig> {
+    let (first, rest) = way.split_first()?;
+    let layer = config.layers.get_mut(*first)?;
+    if rest.is_empty() { Some(layer) } else { at(layer.model.as_mut()?, rest) }
 }
 
 fn set_flag(layer: &mut LayerConfig, trainable: bool) {
-    layer.config.insert("trainable".to_owned(), trainable.into());
+    set_in(&mut layer.config, trainable);
     if let Some(model) = &mut layer.model {
         all_trainable(model, trainable);
+    }
+}
+
+/// Sets the flag in a configuration, and in those of the layers and cells that it holds.
+fn set_in(config: &mut Map<String, Value>, trainable: bool) {
+    config.insert("trainable".to_owned(), trainable.into());
+    for key in ["layer", "backward_layer", "forward_layer", "cell", "cells", "layers"] {
+        let held = match config.get_mut(key) {
+            Some(Value::Array(list)) => list.as_mut_slice(),
+            Some(one) => std::slice::from_mut(one),
+            None => &mut [],
+        };
+        for inner in held.iter_mut().filter_map(|v| v.get_mut("config")?.as_object_mut()) {
+            set_in(inner, trainable);
+        }
     }
 }
 

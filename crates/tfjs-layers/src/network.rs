@@ -21,6 +21,9 @@ pub struct Network {
     pub nodes: Vec<Node>,
     /// Calls in an order in which inputs come first: (layer, call).
     pub(crate) order: Vec<(usize, usize)>,
+    /// The same as Keras orders them, where layers are called more than once: what training changes in such a layer depends
+    /// on it.
+    keras_order: Option<Vec<(usize, usize)>>,
 }
 
 /// A layer in a network.
@@ -69,7 +72,9 @@ impl Network {
             return Err(LayersError::Unsupported(unsupported));
         }
         let order = order(&config)?;
-        Ok(Network { config, nodes, order })
+        let shared = config.layers.iter().any(|l| l.calls.len() > 1);
+        let keras_order = shared.then(|| config.keras_calls());
+        Ok(Network { config, nodes, order, keras_order })
     }
 
     /// Type and shape of each input, as the model's input layers declare them.
@@ -85,51 +90,33 @@ impl Network {
         self.config.inputs.flat().into_iter().map(|t| self.config.layers[t.layer].name.clone()).collect()
     }
 
-    /// Writes the whole network. Layers that are not built yet are, if `scope` is given.
-    fn walk(&mut self, g: &mut Emit, scope: &mut Scope<'_>, inputs: &[Sym]) -> Result<Vec<Sym>> {
-        let mut values = self.feed(inputs);
-        for (layer, call) in self.order.clone() {
-            let config = &self.config.layers[layer];
-            if values.contains_key(&(layer, call)) {
-                self.nodes[layer].built = true;
-                continue;
-            }
-            let arguments = resolve(config, call, &values)?;
-            let node = &mut self.nodes[layer];
-            let located = |e: LayersError| e.in_layer(&config.name, &config.class_name);
-            if !node.built {
-                let trainable = config.config.get("trainable").and_then(Value::as_bool).unwrap_or(true);
-                let first = scope.count();
-                scope
-                    .enter_layer(&config.name, trainable, |s| node.layer.build_for(s, g, &arguments))
-                    .map_err(located)?;
-                node.weights = first..scope.count();
-                node.built = true;
-            }
-            g.set_params(scope.params());
-            let outputs = g.scoped(&config.name, |g| node.layer.call(g, &arguments)).map_err(located)?;
-            if node.outputs.is_empty() {
-                node.outputs = outputs.iter().map(|s| g.fact(s.port).without_value()).collect();
-                node.masks = outputs.iter().map(|s| s.mask.is_some()).collect();
-            }
-            values.insert((layer, call), outputs);
-        }
-        self.results(&values)
-    }
-
-    fn feed(&self, inputs: &[Sym]) -> Values {
-        let feeds = self.config.inputs.flat();
-        feeds.into_iter().zip(inputs).map(|(t, s)| ((t.layer, t.call), vec![*s])).collect()
-    }
-
     fn results(&self, values: &Values) -> Result<Vec<Sym>> {
-        self.config
-            .outputs
-            .flat()
-            .into_iter()
-            .map(|t| lookup(values, t, &self.config, "the model's outputs"))
-            .collect()
+        let outputs = self.config.outputs.flat().into_iter();
+        outputs.map(|t| lookup(values, t, &self.config, "the model's outputs")).collect()
     }
+}
+
+/// Calls all layers of a model in order, each through `visit`, which is given its place and arguments.
+fn walk(
+    (config, order): (&ModelConfig, &[(usize, usize)]),
+    g: &mut Emit,
+    outer: &Call,
+    mut visit: impl FnMut(&mut Emit, usize, &Call) -> Result<Vec<Sym>>,
+) -> Result<Values> {
+    let feeds = config.inputs.flat().into_iter().zip(&outer.inputs);
+    let mut values: Values = feeds.map(|(t, s)| ((t.layer, t.call), vec![*s])).collect();
+    for &(layer, call) in order {
+        if values.contains_key(&(layer, call)) {
+            continue;
+        }
+        let LayerConfig { name, class_name, .. } = &config.layers[layer];
+        let arguments = resolve(&config.layers[layer], call, &values)?.within(outer);
+        let outputs =
+            g.scoped(name, |g| visit(g, layer, &arguments)).map_err(|e| e.in_layer(name, class_name))?;
+        g.note_layer(name, &outputs);
+        values.insert((layer, call), outputs);
+    }
+    Ok(values)
 }
 
 impl Layer for Network {
@@ -145,8 +132,25 @@ impl Layer for Network {
             let port = g.builder().placeholder(&format!("input_{i}"), dtype, &shape.unwrap_or_default());
             syms.push(Sym::from(port));
         }
-        self.walk(&mut g, scope, &syms)?;
-        Ok(())
+        let Network { config, nodes, order, .. } = self;
+        let values = walk((config, order), &mut g, &Call::of(syms), |g, layer, arguments| {
+            let (node, of) = (&mut nodes[layer], &config.layers[layer]);
+            if !node.built {
+                let first = scope.count();
+                let build = |s: &mut Scope<'_>| node.layer.build_for(s, g, arguments);
+                scope.enter_layer(&of.name, of.trainable(), build)?;
+                node.weights = first..scope.count();
+                node.built = true;
+            }
+            g.set_params(scope.params());
+            let outputs = node.layer.call(g, arguments)?;
+            if node.outputs.is_empty() {
+                node.outputs = outputs.iter().map(|s| g.fact(s.port).without_value()).collect();
+                node.masks = outputs.iter().map(|s| s.mask.is_some()).collect();
+            }
+            Ok(outputs)
+        })?;
+        self.results(&values).map(drop)
     }
 
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
@@ -155,20 +159,10 @@ impl Layer for Network {
             let given = call.inputs.len();
             return Err(LayersError::Inputs(format!("the model takes {wanted} inputs, {given} were given")));
         }
-        let outer = call;
-        let mut values = self.feed(&call.inputs);
-        for &(layer, call) in &self.order {
-            if values.contains_key(&(layer, call)) {
-                continue;
-            }
-            let config = &self.config.layers[layer];
-            let arguments = resolve(config, call, &values)?.within(outer);
-            let outputs = g
-                .scoped(&config.name, |g| self.nodes[layer].layer.call(g, &arguments))
-                .map_err(|e| e.in_layer(&config.name, &config.class_name))?;
-            g.note_layer(&config.name, &outputs);
-            values.insert((layer, call), outputs);
-        }
+        let order = self.keras_order.as_ref().filter(|_| g.training()).unwrap_or(&self.order);
+        let values = walk((&self.config, order), g, call, |g, layer, arguments| {
+            self.nodes[layer].layer.call(g, arguments)
+        })?;
         self.results(&values)
     }
 

@@ -5,12 +5,11 @@
 use std::{fs, path::Path};
 
 use serde_json::Value;
-use tfjs_graph::{Constant, GraphModel, ModelOptions, Port, gradients::gradients};
+use tfjs_graph::{Constant, GraphModel, ModelOptions, Port};
 use tfjs_kernels::{DType, Tensor};
 
 use crate::{
     Call, Constraint, Emit, Layer, LayersError, LayersModel, LayersOptions, StoredWeight, StoredWeights, Sym,
-    WeightId,
     emit::training::{STEP, step_tensor, weight_key},
     regularizers,
 };
@@ -93,16 +92,9 @@ pub(crate) fn pass(
     }
     let mut wanted: Vec<(String, Port)> = vec![("losses".to_owned(), losses)];
     wanted.extend(outputs.iter().enumerate().map(|(i, s)| (format!("y{i}"), s.port)));
-    let current = |id: WeightId| fed.updates.iter().find(|(other, _)| *other == id).map(|(_, port)| *port);
     wanted.extend(fed.updates.iter().map(|(id, port)| (format!("update{}", id.0), *port)));
-    let trained: Vec<(WeightId, Port)> = fed
-        .weights
-        .iter()
-        .filter(|(id, _)| model.params.get(*id).trainable)
-        .map(|&(id, port)| (id, current(id).unwrap_or(port)))
-        .collect();
-    let ports: Vec<Port> = trained.iter().map(|(_, port)| *port).collect();
-    for ((id, _), gradient) in trained.iter().zip(gradients(g.builder(), total, &ports)?) {
+    let trained = model.trainable_weights();
+    for (id, gradient) in trained.iter().zip(fed.gradients(&mut g, (total, None), &trained)?) {
         if let Some(gradient) = gradient {
             wanted.push((format!("gradient{}", id.0), gradient.dense(g.builder())?));
         }

@@ -172,6 +172,11 @@ impl LayerConfig {
         }
     }
 
+    /// What the layer says of itself: whether training changes its weights.
+    pub fn trainable(&self) -> bool {
+        self.config.get("trainable").and_then(Value::as_bool).unwrap_or(true)
+    }
+
     /// Whether its Python module is one of operations, which share names with layers.
     pub fn is_operation(&self) -> bool {
         self.module.as_deref().is_some_and(|module| module.contains(".ops"))

@@ -166,6 +166,8 @@ pub struct Scope<'a> {
     keras: Vec<String>,
     tfjs: Vec<String>,
     trainable: bool,
+    /// Whether the models around the layer are trained, whatever the layer says of itself.
+    around: bool,
     /// Whose rules apply.
     pub dialect: Dialect,
 }
@@ -180,6 +182,7 @@ impl<'a> Scope<'a> {
             keras: Vec::new(),
             tfjs: Vec::new(),
             trainable: true,
+            around: true,
             dialect,
         }
     }
@@ -236,6 +239,11 @@ impl<'a> Scope<'a> {
         self.params.listed.push(listed);
     }
 
+    /// Says that this object changes a weight even where it is not trained.
+    pub(crate) fn hold(&mut self, id: WeightId) {
+        Arc::make_mut(&mut self.params.weights[id.0]).frozen = false;
+    }
+
     /// Gives a weight another last name in TF.js.
     pub fn rename_tfjs(&mut self, id: WeightId, name: &str) {
         let path: Vec<&str> = self.tfjs.iter().map(String::as_str).chain([name]).collect();
@@ -270,10 +278,26 @@ impl<'a> Scope<'a> {
             keras: push(&self.keras, keras),
             tfjs: push(&self.tfjs, tfjs),
             trainable: self.trainable,
+            around: self.around,
             dialect: self.dialect,
             params: self.params,
         };
         f(&mut inner)
+    }
+
+    /// As [`Scope::enter`], for a layer or cell with a configuration of its own, which says whether it is trained. In
+    /// Keras 3 what the layer around it says of itself does not matter to it.
+    pub(crate) fn enter_held<T>(
+        &mut self,
+        [object, keras, tfjs]: [&str; 3],
+        trainable: bool,
+        f: impl FnOnce(&mut Scope<'_>) -> Result<T, LayersError>,
+    ) -> Result<T, LayersError> {
+        self.enter(object, keras, tfjs, |s| {
+            let outer = if s.dialect == Dialect::Keras3 { s.around } else { s.trainable };
+            s.trainable = outer && trainable;
+            f(s)
+        })
     }
 
     /// The scope of a layer of a model. Names of variables start anew: nested models add nothing to them.
@@ -292,6 +316,7 @@ impl<'a> Scope<'a> {
             keras: vec![name.to_owned()],
             tfjs: vec![name.to_owned()],
             trainable: self.trainable && trainable,
+            around: self.trainable,
             dialect: self.dialect,
             params: self.params,
         };

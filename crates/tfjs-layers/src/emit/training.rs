@@ -1,6 +1,10 @@
 //! Graphs of which the weights are inputs: those of training, and those that evaluate between two epochs.
 
-use tfjs_graph::{Constant, Port, builder::attr};
+use tfjs_graph::{
+    Constant, Port,
+    builder::attr,
+    gradients::{Gradient, gradients_of},
+};
 use tfjs_kernels::{DType, Tensor};
 
 use super::{Dim, Emit, Result};
@@ -19,6 +23,8 @@ pub(crate) struct Fed {
     draws: i32,
     /// Weights that are inputs, in the order of their first use.
     pub(crate) weights: Vec<(WeightId, Port)>,
+    /// All values that trained weights have in the course of the step, in order.
+    pub(crate) versions: Vec<(WeightId, Port)>,
     /// What weights become after the step.
     pub(crate) updates: Vec<(WeightId, Port)>,
     /// Outputs of layers, in the order of their calls.
@@ -48,6 +54,7 @@ impl Emit {
             step: None,
             draws: 0,
             weights: Vec::new(),
+            versions: Vec::new(),
             updates: Vec::new(),
             layers: Vec::new(),
             losses: Vec::new(),
@@ -62,13 +69,26 @@ impl Emit {
     }
 
     /// What a weight becomes after the step; later calls of [`Emit::weight`] see it, as in Keras. Outside of training there
-    /// is nothing to update.
-    pub fn update(&mut self, id: WeightId, value: Port) {
-        if let Some(fed) = self.fed.as_mut().filter(|f| f.training) {
+    /// is nothing to update. A weight that is trained too has the gradients of all its values, and none flows from one into
+    /// the one before.
+    ///
+    /// # Errors
+    /// Never for a value of this graph.
+    pub fn update(&mut self, id: WeightId, value: Port) -> Result<()> {
+        if !self.training() {
+            return Ok(());
+        }
+        let trained = self.params.weights.get(id.0).is_some_and(|w| w.trainable);
+        let value = if trained { self.op("StopGradient", &[value], &[])? } else { value };
+        if let Some(fed) = self.fed.as_mut() {
             fed.updates.retain(|(other, _)| *other != id);
             fed.updates.push((id, value));
-            self.weights.insert(id, value);
+            if trained {
+                fed.versions.push((id, value));
+            }
         }
+        self.weights.insert(id, value);
+        Ok(())
     }
 
     /// Whether this is a graph for training or evaluating, and not for predicting.
@@ -108,6 +128,9 @@ impl Emit {
         let dims: Vec<Option<usize>> = weight.shape.iter().map(|&d| Some(d)).collect();
         let port = self.builder.placeholder(&weight_key(id), weight.dtype, &dims);
         fed.weights.push((id, port));
+        if weight.trainable {
+            fed.versions.push((id, port));
+        }
         Some(port)
     }
 
@@ -203,6 +226,30 @@ impl Emit {
             Constant::deferred(weight.dtype.to_proto(), weight.shape.as_slice(), missing)
         });
         self.builder.weight(&name, value)
+    }
+}
+
+impl Fed {
+    /// The gradients of a loss by trained weights: of each the sum of those of all values that it has in the step.
+    pub(crate) fn gradients(
+        &self,
+        g: &mut Emit,
+        loss: (Port, Option<Port>),
+        weights: &[WeightId],
+    ) -> Result<Vec<Option<Gradient>>> {
+        let of =
+            |id: WeightId| self.versions.iter().filter(move |(other, _)| *other == id).map(|(_, port)| *port);
+        let wrt: Vec<Port> = weights.iter().flat_map(|&id| of(id)).collect();
+        let mut found = gradients_of(g.builder(), &[loss], &wrt)?.into_iter();
+        let mut sums = Vec::with_capacity(weights.len());
+        for &id in weights {
+            let ports: Vec<Port> = of(id).collect();
+            let parts: Vec<Gradient> = found.by_ref().take(ports.len()).flatten().collect();
+            sums.push(
+                ports.last().map(|&like| Gradient::sum(g.builder(), like, &parts)).transpose()?.flatten(),
+            );
+        }
+        Ok(sums)
     }
 }
 

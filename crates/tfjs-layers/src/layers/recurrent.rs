@@ -74,7 +74,8 @@ pub(super) const LAYERS: &[LayerDef] = &[
             }
             one => cell::cell(one, c)?,
         };
-        rnn(c, &named.name.clone(), named.cell)
+        let trainable = Some(named.trainable);
+        Ok(Box::new(Rnn { trainable, ..layer(c, &named.name, named.cell)? }))
     }),
     LayerDef::new("SimpleRNNCell", |c| Ok(Box::new(CellLayer(Box::new(GateCell::new(c, Kind::Simple)?))))),
     LayerDef::new("LSTMCell", |c| Ok(Box::new(CellLayer(Box::new(GateCell::new(c, Kind::Lstm)?))))),
@@ -102,6 +103,7 @@ fn layer(c: &Config<'_>, cell_name: &str, cell: Box<dyn Cell>) -> Result<Rnn> {
     }
     Ok(Rnn {
         drops_anew: false,
+        trainable: None,
         cell_name: cell_name.to_owned(),
         cell,
         return_sequences: c.bool_or("return_sequences", false)?,
@@ -120,6 +122,8 @@ struct Rnn {
     /// What Keras puts into the names of the cell's weights.
     cell_name: String,
     cell: Box<dyn Cell>,
+    /// What a cell with a configuration of its own says of itself.
+    trainable: Option<bool>,
     return_sequences: bool,
     return_state: bool,
     go_backwards: bool,
@@ -145,7 +149,11 @@ impl Layer for Rnn {
             shape.push(channels);
         }
         let name = self.cell_name.clone();
-        scope.enter("cell", &name, "", |s| self.cell.build(s, &shape))
+        let place = ["cell", name.as_str(), ""];
+        match self.trainable {
+            Some(trainable) => scope.enter_held(place, trainable, |s| self.cell.build(s, &shape)),
+            None => scope.enter(place[0], place[1], place[2], |s| self.cell.build(s, &shape)),
+        }
     }
 
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {

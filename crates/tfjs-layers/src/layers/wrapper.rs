@@ -140,8 +140,8 @@ impl Layer for Bidirectional {
     fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
         for (object, inner) in [("forward_layer", &mut self.forward), ("backward_layer", &mut self.backward)]
         {
-            let name = inner.config.name.clone();
-            scope.enter(object, &name, &name, |s| inner.build(s, inputs))?;
+            let (name, trainable) = (inner.config.name.clone(), inner.config.trainable());
+            scope.enter_held([object, &name, &name], trainable, |s| inner.build(s, inputs))?;
         }
         Ok(())
     }
@@ -225,7 +225,8 @@ impl Layer for TimeDistributed {
         let keras =
             if scope.dialect == Dialect::Keras3 && self.inner.config.model.is_none() { &name } else { "" };
         let first = scope.count();
-        scope.enter("layer", keras, "", |s| self.inner.build(s, &facts))?;
+        let trainable = self.inner.config.trainable();
+        scope.enter_held(["layer", keras, ""], trainable, |s| self.inner.build(s, &facts))?;
         self.moving = scope.params().weights[first..].iter().any(|w| !w.trainable && !w.frozen);
         Ok(())
     }
@@ -327,7 +328,7 @@ impl Layer for Wrapper {
     fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
         let name = self.0.config.name.clone();
         let keras = if scope.dialect == Dialect::Keras3 { &name } else { "" };
-        scope.enter("layer", keras, "", |s| self.0.build(s, inputs))
+        scope.enter_held(["layer", keras, ""], self.0.config.trainable(), |s| self.0.build(s, inputs))
     }
 
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {

@@ -14,17 +14,7 @@ impl ModelConfig {
             return (0..self.layers.len()).collect();
         }
         let (sorted, mut met) = self.walk_back();
-        let mut node_depths: HashMap<Node, usize> = HashMap::new();
-        let mut depths: HashMap<usize, usize> = HashMap::new();
-        for &node in sorted.iter().rev() {
-            let own = node_depths.get(&node).copied().unwrap_or(0);
-            let depth = own.max(depths.get(&node.0).copied().unwrap_or(0));
-            depths.insert(node.0, depth);
-            for t in self.layers[node.0].calls[node.1].tensors() {
-                let before = node_depths.entry((t.layer, t.call)).or_default();
-                *before = (*before).max(depth + 1);
-            }
-        }
+        let (_, depths) = self.depths(&sorted);
         let mut order: Vec<usize> = (0..self.layers.len()).collect();
         // Layers that no output needs come last; Keras leaves them out.
         order.sort_by_key(|layer| {
@@ -33,6 +23,37 @@ impl ModelConfig {
             (std::cmp::Reverse(depths.get(layer).copied().unwrap_or(0)), index)
         });
         order
+    }
+
+    /// The calls in the order in which Keras makes them: of two calls of a layer that do not need each other, the later one
+    /// may come first. Calls that no output needs are left out.
+    pub(crate) fn keras_calls(&self) -> Vec<Node> {
+        let (mut nodes, _) = self.depths(&self.walk_back().0);
+        nodes.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
+        nodes.into_iter().map(|(node, _)| node).collect()
+    }
+
+    /// Distances from the outputs: of calls, in the order in which they are found, and of layers.
+    fn depths(&self, sorted: &[Node]) -> (Vec<(Node, usize)>, HashMap<usize, usize>) {
+        let mut nodes: Vec<(Node, usize)> = Vec::with_capacity(sorted.len());
+        let mut places: HashMap<Node, usize> = HashMap::new();
+        let mut layers: HashMap<usize, usize> = HashMap::new();
+        let mut deepen = |node: Node, depth: usize| {
+            let place = *places.entry(node).or_insert(nodes.len());
+            if place == nodes.len() {
+                nodes.push((node, depth));
+            }
+            nodes[place].1 = nodes[place].1.max(depth);
+            nodes[place].1
+        };
+        for &node in sorted.iter().rev() {
+            let depth = deepen(node, layers.get(&node.0).copied().unwrap_or(0));
+            layers.insert(node.0, depth);
+            for t in self.layers[node.0].calls[node.1].tensors() {
+                deepen((t.layer, t.call), depth + 1);
+            }
+        }
+        (nodes, layers)
     }
 
     /// Calls with those they need before them, and layers by when they were first met.

@@ -1,10 +1,6 @@
 //! The graph of one step.
 
-use tfjs_graph::{
-    Binding, Fact, GraphModel, ModelOptions, Port,
-    gradients::{Gradient, gradients_of},
-    op::Profile,
-};
+use tfjs_graph::{Binding, Fact, GraphModel, ModelOptions, Port, gradients::Gradient, op::Profile};
 use tfjs_kernels::{DType, Tensor};
 
 use super::{
@@ -24,25 +20,63 @@ type Result<T> = std::result::Result<T, LayersError>;
 pub(super) struct Step {
     /// Whether it trains; otherwise it evaluates.
     pub(super) train: bool,
-    /// Types and shapes of inputs, labels and weights of samples.
-    key: Vec<Option<Fact>>,
     /// What is reported.
     entries: Vec<Entry>,
     /// Losses that can tell whether labels are in range, each with the place of its labels and the number of classes.
     checks: Vec<(Loss, usize, usize)>,
     model: GraphModel,
     binding: Binding,
-    /// Weights that are fed, after the batch.
+    fed: Inputs,
+    outputs: Vec<Output>,
+    /// Outputs of layers, to find the one that made a value that is no number.
+    layers: Vec<(String, String)>,
+}
+
+/// What the graph is fed, in this order.
+#[derive(Debug)]
+struct Inputs {
+    /// Types and shapes of inputs, labels and weights of samples.
+    batch: Vec<Option<Fact>>,
     weights: Vec<WeightId>,
     /// Whether the number of the step is fed.
     numbered: bool,
     /// Whether the optimizer's scale of the loss is.
     scaled: bool,
-    /// States that are fed and come back, with their shapes.
+    /// States that come back, with their shapes.
     states: Vec<(String, Vec<usize>)>,
-    outputs: Vec<Output>,
-    /// Outputs of layers, to find the one that made a value that is no number.
-    layers: Vec<(String, String)>,
+}
+
+impl Inputs {
+    /// Their names in the graph.
+    fn keys(&self) -> Vec<String> {
+        let batch = self.batch.iter().enumerate().filter(|(_, f)| f.is_some()).map(|(i, _)| batch_key(i));
+        let weights = self.weights.iter().map(|id| weight_key(*id));
+        let step = self.numbered.then(|| STEP.to_owned());
+        let scale = self.scaled.then(|| LOSS_SCALE.to_owned());
+        let states = self.states.iter().map(|(name, _)| name.clone());
+        batch.chain(weights).chain(step).chain(scale).chain(states).collect()
+    }
+
+    fn values(&self, model: &LayersModel, training: &Training, batch: &Batch) -> Result<Vec<Tensor>> {
+        let mut feeds: Vec<Tensor> = tensors(batch).flatten().cloned().collect();
+        for &id in &self.weights {
+            feeds.push(model.params.value(id)?);
+        }
+        if self.numbered {
+            feeds.push(step_tensor(training.steps));
+        }
+        if self.scaled {
+            feeds.push(Tensor::scalar(training.optimizer.loss_scale()));
+        }
+        for (name, shape) in &self.states {
+            let left = training.states.iter().find(|(n, t)| n == name && t.dims() == shape.as_slice());
+            feeds.push(match left {
+                Some((_, value)) => value.clone(),
+                None => Tensor::zeros(DType::Float32, &shape[..])?,
+            });
+        }
+        Ok(feeds)
+    }
 }
 
 /// What an output of the graph is.
@@ -94,8 +128,8 @@ impl Step {
             _ => false,
         };
         self.train == train
-            && self.key.len() == tensors(batch).count()
-            && self.key.iter().zip(tensors(batch)).all(matches)
+            && self.fed.batch.len() == tensors(batch).count()
+            && self.fed.batch.iter().zip(tensors(batch)).all(matches)
     }
 
     /// Writes the graph: for exactly these shapes, or for any that the model allows.
@@ -158,23 +192,14 @@ impl Step {
         let scaled = train && training.optimizer.loss_scale() != 1.0;
         if train {
             outputs.extend(fed.updates.iter().map(|&(id, port)| (Output::Update(id), port)));
-            let ids: Vec<(usize, Port)> = training
-                .trainable
-                .iter()
-                .enumerate()
-                .filter_map(|(i, id)| {
-                    let now = fed.updates.iter().chain(&fed.weights).find(|(other, _)| other == id)?;
-                    Some((i, now.1))
-                })
-                .collect();
-            let wrt: Vec<Port> = ids.iter().map(|(_, port)| *port).collect();
             let scale = scaled.then(|| g.builder().placeholder(LOSS_SCALE, DType::Float32, &[]));
-            for ((i, _), gradient) in ids.iter().zip(gradients_of(g.builder(), &[(loss, scale)], &wrt)?) {
+            let gradients = fed.gradients(&mut g, (loss, scale), &training.trainable)?;
+            for (i, gradient) in gradients.into_iter().enumerate() {
                 match gradient {
                     None => {}
-                    Some(Gradient::Dense(port)) => outputs.push((Output::Dense(*i), port)),
+                    Some(Gradient::Dense(port)) => outputs.push((Output::Dense(i), port)),
                     Some(Gradient::Sparse { indices, values, .. }) => {
-                        outputs.push((Output::Indices(*i), indices));
+                        outputs.push((Output::Indices(i), indices));
                         outputs.push((Output::Values, values));
                     }
                 }
@@ -195,27 +220,24 @@ impl Step {
         let emitted = g.finish();
         let graph = GraphModel::from_graph(emitted.graph, ModelOptions::default())
             .with_initializer(emitted.initializer);
-        let mut inputs: Vec<String> =
-            facts.iter().enumerate().filter(|(_, f)| f.is_some()).map(|(i, _)| batch_key(i)).collect();
-        inputs.extend(fed.weights.iter().map(|(id, _)| weight_key(*id)));
-        inputs.extend(fed.step.map(|_| STEP.to_owned()));
-        inputs.extend(scaled.then(|| LOSS_SCALE.to_owned()));
-        inputs.extend(emitted.states.iter().map(|s| s.name.clone()));
+        let inputs = Inputs {
+            batch: facts,
+            weights: fed.weights.iter().map(|(id, _)| *id).collect(),
+            numbered: fed.step.is_some(),
+            scaled,
+            states: emitted.states.iter().map(|s| (s.name.clone(), s.shape.clone())).collect(),
+        };
         keys.extend(emitted.states.iter().map(|s| s.name.clone()));
         let mut kinds: Vec<Output> = outputs.into_iter().map(|(kind, _)| kind).collect();
         kinds.extend(emitted.states.iter().map(|_| Output::State));
-        let binding = graph.bind(&inputs, &keys)?;
+        let binding = graph.bind(&inputs.keys(), &keys)?;
         Ok(Step {
             train,
-            key: facts,
             entries: written.report.into_iter().map(|(entry, _)| entry).collect(),
             checks,
             model: graph,
             binding,
-            weights: fed.weights.iter().map(|(id, _)| *id).collect(),
-            numbered: fed.step.is_some(),
-            scaled,
-            states: emitted.states.into_iter().map(|s| (s.name, s.shape)).collect(),
+            fed: inputs,
             outputs: kinds,
             layers,
         })
@@ -240,14 +262,14 @@ impl Step {
         profile: Option<&mut Profile>,
     ) -> Result<StepOutputs> {
         self.check_labels(batch)?;
-        let feeds = self.feeds(model, training, batch)?;
+        let feeds = self.fed.values(model, training, batch)?;
         let results = self.model.run_bound(&self.binding, feeds, profile)?;
         let mut out = StepOutputs::default();
         out.report.samples = batch.samples();
         out.report.entries = self.entries.iter().map(|e| (e.clone(), Vec::new())).collect();
         out.gradients.resize_with(training.trainable.len(), || None);
         let mut pending = None;
-        let mut states = self.states.iter();
+        let mut states = self.fed.states.iter();
         for (kind, value) in self.outputs.iter().zip(results) {
             match kind {
                 Output::Loss => {
@@ -281,45 +303,11 @@ impl Step {
     ) -> Result<Option<String>> {
         let names: Vec<&str> = self.layers.iter().map(|(_, port)| port.as_str()).collect();
         let feeds: Vec<(String, Tensor)> =
-            self.input_keys().into_iter().zip(self.feeds(model, training, batch)?).collect();
+            self.fed.keys().into_iter().zip(self.fed.values(model, training, batch)?).collect();
         let values = self.model.run_for(feeds, &names)?;
         let bad = |t: &Tensor| t.data::<f32>().is_ok_and(|d| d.iter().any(|v| !v.is_finite()));
         let first = self.layers.iter().zip(values.iter()).find(|(_, (_, value))| bad(value));
         Ok(Some(first.map_or_else(|| "loss".to_owned(), |((name, _), _)| name.clone())))
-    }
-
-    fn input_keys(&self) -> Vec<String> {
-        let batch = self.key.iter().enumerate().filter(|(_, f)| f.is_some()).map(|(i, _)| batch_key(i));
-        let weights = self.weights.iter().map(|id| weight_key(*id));
-        let step = self.numbered.then(|| STEP.to_owned());
-        let scale = self.scaled.then(|| LOSS_SCALE.to_owned());
-        batch
-            .chain(weights)
-            .chain(step)
-            .chain(scale)
-            .chain(self.states.iter().map(|(name, _)| name.clone()))
-            .collect()
-    }
-
-    fn feeds(&self, model: &LayersModel, training: &Training, batch: &Batch) -> Result<Vec<Tensor>> {
-        let mut feeds: Vec<Tensor> = tensors(batch).flatten().cloned().collect();
-        for &id in &self.weights {
-            feeds.push(model.params.value(id)?);
-        }
-        if self.numbered {
-            feeds.push(step_tensor(training.steps));
-        }
-        if self.scaled {
-            feeds.push(Tensor::scalar(training.optimizer.loss_scale()));
-        }
-        for (name, shape) in &self.states {
-            let left = training.states.iter().find(|(n, t)| n == name && t.dims() == shape.as_slice());
-            feeds.push(match left {
-                Some((_, value)) => value.clone(),
-                None => Tensor::zeros(DType::Float32, &shape[..])?,
-            });
-        }
-        Ok(feeds)
     }
 }
 

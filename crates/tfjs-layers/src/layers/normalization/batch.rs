@@ -349,7 +349,7 @@ impl BatchNormalization {
         let square = g.unary("Square", moved)?;
         let variance = g.offset(square, -self.epsilon)?;
         let variance = g.unary("Relu", variance)?;
-        g.update(b.variance, variance);
+        g.update(b.variance, variance)?;
         Ok(())
     }
 
@@ -400,7 +400,7 @@ fn follow(g: &mut Emit, id: WeightId, value: Port, momentum: f32) -> Result<()> 
     let kept = g.scale(old, momentum)?;
     let new = g.scale(value, 1.0 - momentum)?;
     let moved = g.add(kept, new)?;
-    g.update(id, moved);
+    g.update(id, moved)?;
     Ok(())
 }
 

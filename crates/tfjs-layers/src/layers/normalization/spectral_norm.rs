@@ -17,6 +17,7 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
     let inner = LayerConfig::nested(inner, c.dialect)?;
     let layer = c.make(&inner)?;
     Ok(Box::new(SpectralNormalization {
+        trainable: inner.trainable(),
         name: inner.name,
         class: inner.class_name,
         layer,
@@ -33,6 +34,8 @@ pub(super) fn new(c: &Config<'_>) -> Result<Box<dyn Layer>> {
 struct SpectralNormalization {
     name: String,
     class: String,
+    /// What the layer inside says of itself.
+    trainable: bool,
     layer: Box<dyn Layer>,
     /// How often the estimate is improved in a step.
     iterations: usize,
@@ -44,7 +47,7 @@ impl Layer for SpectralNormalization {
     fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
         let first = scope.count();
         scope
-            .enter("layer", &self.name, "", |scope| self.layer.build(scope, inputs))
+            .enter_held(["layer", &self.name, ""], self.trainable, |scope| self.layer.build(scope, inputs))
             .map_err(|e| e.in_layer(&self.name, &self.class))?;
         let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         let is_kernel = |w: &Weight| matches!(last(&w.object).as_str(), "kernel" | "embeddings");
@@ -57,17 +60,18 @@ impl Layer for SpectralNormalization {
             )));
         };
         scope.list(WeightId(kernel));
+        scope.hold(WeightId(kernel));
         let mut initializer = Initializer::named("truncated_normal");
         initializer.config.insert("stddev".to_owned(), 0.02.into());
         let vector = scope.state("vector_u", &[1, width], initializer);
+        scope.hold(vector);
         self.weights = Some((WeightId(kernel), vector));
         Ok(())
     }
 
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
         let (kernel, vector) = built(self.weights)?;
-        // What is frozen does not change; it has been divided before.
-        if call.training(g) && !g.frozen(kernel) {
+        if call.training(g) {
             self.divide(g, kernel, vector)?;
         }
         let mut outputs = self.layer.call(g, call).map_err(|e| e.in_layer(&self.name, &self.class))?;
@@ -112,9 +116,8 @@ impl SpectralNormalization {
         let zeros = g.reduce("All", zeros, &axes, false)?;
         let kernel = g.select(zeros, kernel, divided)?;
         let right = g.select(zeros, vector, right)?;
-        g.update(kernel_id, kernel);
-        g.update(vector_id, right);
-        Ok(())
+        g.update(kernel_id, kernel)?;
+        g.update(vector_id, right)
     }
 }
 

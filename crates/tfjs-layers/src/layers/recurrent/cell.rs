@@ -122,6 +122,8 @@ pub(super) struct NamedCell {
     pub name: String,
     /// Its class in snake case: Keras 3 names the members of a list after it.
     pub object: String,
+    /// Whether training changes its weights.
+    pub trainable: bool,
     /// What it does.
     pub cell: Box<dyn Cell>,
 }
@@ -148,7 +150,8 @@ pub(super) fn cell(value: &Value, c: &Config<'_>) -> Result<NamedCell> {
         }
     };
     reader.finish(&config.name, &config.class_name);
-    Ok(NamedCell { object: snake_case(&config.class_name), name: config.name, cell })
+    let (object, trainable) = (snake_case(&config.class_name), config.trainable());
+    Ok(NamedCell { object, name: config.name, trainable, cell })
 }
 
 /// Which gates a cell has.
@@ -533,13 +536,14 @@ impl Cell for StackedCells {
     fn build(&mut self, scope: &mut Scope<'_>, input: &[Option<usize>]) -> Result<()> {
         let mut input = input.to_vec();
         let mut counts = std::collections::HashMap::new();
-        for (i, NamedCell { name, object, cell }) in self.cells.iter_mut().enumerate() {
+        for (i, NamedCell { name, object, trainable, cell }) in self.cells.iter_mut().enumerate() {
             // Keras 3 numbers the members of a list by class.
             let n: &mut usize = counts.entry(object.clone()).or_default();
             let object = if *n == 0 { object.clone() } else { format!("{object}_{n}") };
             *n += 1;
             let tfjs = format!("RNNCell_{i}");
-            scope.enter(&format!("cells/{object}"), name, &tfjs, |s| cell.build(s, &input))?;
+            let place = [&format!("cells/{object}"), name.as_str(), &tfjs];
+            scope.enter_held(place, *trainable, |s| cell.build(s, &input))?;
             if let Some(last) = input.last_mut() {
                 *last = Some(cell.output_size());
             }
