@@ -97,6 +97,9 @@ impl Simd for Avx512 {
         round_even(a: __m512) -> __m512 =
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale(y: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(y, n);
+        // `scale` rounds its exponent down, and what is reduced by whole steps is in 0..1, or zero for the infinities.
+        split_exp2(y: __m512) -> (__m512, __m512) =
+            (_mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(y), y);
         lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         le(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b);
         eq(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);

@@ -368,6 +368,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         let half = self.shr_i32::<1>(n);
         self.mul(self.mul(y, self.exp2_i32(half)), self.exp2_i32(self.sub_i32(n, half)))
     }
+    /// `(f, e)` for which `scale(2^f, e)` is `2^y`, with `f` in 0..=1, also where that is zero or infinite.
+    #[inline(always)]
+    fn split_exp2(self, y: Self::F32) -> (Self::F32, Self::F32) {
+        // The order of operands keeps NaN.
+        let y = self.min(self.splat(200.0), self.max(self.splat(-200.0), y));
+        let n = self.floor(y);
+        (self.sub(y, n), n)
+    }
     /// `max(x, y)` that is NaN when either is.
     #[inline(always)]
     fn max_nan(self, a: Self::F32, b: Self::F32) -> Self::F32 {
