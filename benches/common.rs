@@ -2,7 +2,7 @@
 use std::hint::black_box;
 
 use criterion::Bencher;
-use tfjs_kernels::{BufferPool, Tensor};
+use tfjs_kernels::{BufferPool, KernelError, MemoryLayout, Tensor};
 
 /// Numbers between -0.5 and 0.5 that are the same on every run.
 pub(crate) fn noise(shape: &[usize]) -> Tensor {
@@ -12,8 +12,13 @@ pub(crate) fn noise(shape: &[usize]) -> Tensor {
 }
 
 #[allow(dead_code, reason = "not every benchmark has results to recycle")]
-/// Times `f` as a session runs it: the result of one run is the buffer of the next.
+/// Times `f` as a session runs it: the results of one run lie where those of the last one lay.
 pub(crate) fn recycled(bench: &mut Bencher<'_>, f: impl Fn() -> Tensor) {
-    let pool = BufferPool::new();
-    pool.scope(|| bench.iter(|| pool.recycle(black_box(f()))));
+    let (pool, layout) = (BufferPool::new(), MemoryLayout::default());
+    bench.iter(|| {
+        pool.run(&layout, 0, || {
+            drop(black_box(f()));
+            Ok::<(), KernelError>(())
+        })
+    });
 }

@@ -373,10 +373,6 @@ impl<'a> Finish<'a> {
             && self.activation.range().is_some()
     }
 
-    pub(crate) fn is_nothing(&self) -> bool {
-        self.is_clamp() && self.activation == Activation::None
-    }
-
     /// The part for columns `start..start + n`.
     pub(crate) fn columns(&self, start: usize, n: usize) -> Finish<'a> {
         let shift = |r: Option<Rows<'a>>| r.map(|r| Rows { start: r.start + start, ..r });

@@ -536,23 +536,62 @@ impl<L: Lhs, R: Rhs> Block<'_, L, R> {
         let vectors = n.div_ceil(S::LANES);
         let width = vectors * S::LANES;
         let (c, ldc) = (args.c, args.ldc);
+        let beside = aside.as_mut_ptr();
+        assert!(aside.len() >= m * width);
+        let mut bias_row = [0.0f32; 2 * simd::MAX_LANES];
+        if let Some(bias) = finish.bias {
+            bias_row[..n].copy_from_slice(&bias[col..][..n]);
+            args.bias = bias_row.as_ptr();
+        }
+        // The tile reads sums or residual where it writes its result, so there is room for one of them.
+        let residual = if args.load { None } else { finish.residual.and_then(|r| r.tile(row, m, col, n)) };
         if args.load {
-            for i in 0..m {
-                // SAFETY: the output has `n` columns here.
-                unsafe { std::ptr::copy_nonoverlapping(c.add(i * ldc), aside[i * width..].as_mut_ptr(), n) };
-            }
+            // SAFETY: the output has `m` rows of `n` columns here, `aside` room for as many wider ones.
+            unsafe { copy_rows(s, (c.cast_const(), ldc), (beside, width), m, n) };
         }
-        args.c = aside.as_mut_ptr();
+        if let Some((data, stride)) = residual {
+            // SAFETY: as above; `tile` gave `m` rows.
+            unsafe { copy_rows(s, (data.as_ptr(), stride), (beside, width), m, n) };
+            args.residual = beside;
+            args.residual_stride = width;
+        }
+        let late = Finish {
+            bias: None,
+            residual: if residual.is_some() { None } else { finish.residual },
+            ..*finish
+        };
+        if !late.is_clamp() {
+            args.clamp = (f32::NEG_INFINITY, f32::INFINITY);
+        }
+        args.c = beside;
         args.ldc = width;
-        args.clamp = (f32::NEG_INFINITY, f32::INFINITY);
-        // SAFETY: the left and right operands as in `whole`; a tile fits `aside`.
+        // SAFETY: the left and right operands as in `whole`; a tile fits `aside`, and the bias its row.
         unsafe { tile::call(s, m, vectors, layout, args) };
-        for i in 0..m {
-            // SAFETY: the output has `n` columns here.
-            unsafe { std::ptr::copy_nonoverlapping(aside[i * width..].as_ptr(), c.add(i * ldc), n) };
+        // SAFETY: as for the sums.
+        unsafe { copy_rows(s, (beside.cast_const(), width), (c, ldc), m, n) };
+        if !late.is_clamp() {
+            s.vectorize(Late { c, stride: ldc, row, col, m, n, finish: &late });
         }
-        if !finish.is_nothing() {
-            s.vectorize(Late { c, stride: ldc, row, col, m, n, finish });
+    }
+}
+
+/// Copies `m` rows of `n` floats, which are a given distance apart on either side.
+///
+/// # Safety
+/// The rows are readable and writable.
+#[inline(always)]
+unsafe fn copy_rows<S: Simd>(s: S, from: (*const f32, usize), to: (*mut f32, usize), m: usize, n: usize) {
+    for i in 0..m {
+        for j in (0..n).step_by(S::LANES) {
+            let lanes = (n - j).min(S::LANES);
+            // SAFETY: inside the rows.
+            unsafe {
+                s.store_part_ptr(
+                    to.0.add(i * to.1 + j),
+                    lanes,
+                    s.load_part_ptr(from.0.add(i * from.1 + j), lanes),
+                );
+            }
         }
     }
 }
