@@ -546,7 +546,7 @@ impl GraphModel {
         let state = shared.as_deref_mut().unwrap_or(&mut own);
         let mut cx = Cx { node: "", resources: &self.resources, state, depth: 0, profile };
         self.pool.run(&plan.memory, 0, || {
-            let mut results = exec::run(plan, &mut cx, feeds)?;
+            let mut results = tfjs_kernels::Threads::awake(|| exec::run(plan, &mut cx, feeds))?;
             for value in &mut results {
                 // What the caller gets must not lie where the next run writes.
                 if let Some(Value::Tensor(t)) = value.take_if(|v| v.as_tensor().is_some()) {

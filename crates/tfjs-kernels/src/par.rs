@@ -3,11 +3,25 @@
 //! Work is cut into chunks that depend on shapes alone, and results of chunks are combined in their order, so that the
 //! bits of a result do not depend on how many threads there are.
 
-use std::{cell::Cell, marker::PhantomData, ops::Range, sync::Once};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell, UnsafeCell},
+    hint,
+    marker::PhantomData,
+    ops::Range,
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Arc, Condvar, Mutex, Once, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use crate::{KernelError, Result, simd};
+use crate::{
+    KernelError, Result,
+    simd::{self, Isa},
+};
 
 /// Elements of an elementwise kernel per chunk: 64 KiB of floats, which is about 10 µs of streaming and thus a few
 /// times what it costs to hand a chunk to another thread.
@@ -20,16 +34,23 @@ pub(crate) const GRAIN_FLOPS: usize = 2 * 1024 * 1024;
 /// that are not optimised are large: 2 MiB, the default, are not enough.
 const STACK: usize = 16 * 1024 * 1024;
 
+/// How often a helper looks for work before it goes to sleep: about 100 µs, longer than the nodes of a model that run on
+/// one thread. Waking a sleeper takes about 50 µs, a helper that looks has a chunk within 1 µs.
+const LOOKS: usize = 4000;
+
 thread_local! {
+    /// Work started on this thread stays on it.
     static SERIAL: Cell<bool> = const { Cell::new(false) };
+    /// Who shares the work started on this thread; the global pool if nobody.
+    static TEAM: RefCell<Option<Arc<Team>>> = const { RefCell::new(None) };
 }
 
 /// A set of threads that kernels run on.
-#[derive(Debug)]
-pub struct Threads(Option<rayon::ThreadPool>);
+#[derive(Clone, Debug)]
+pub struct Threads(Option<Arc<rayon::ThreadPool>>);
 
 impl Threads {
-    /// A pool of `n` threads. With one, kernels run on the calling thread and no thread is started.
+    /// `n` threads, the calling one among them. With one, no thread is started.
     ///
     /// # Errors
     /// [`KernelError::Argument`] when `n` is zero or the threads cannot be started.
@@ -40,40 +61,49 @@ impl Threads {
             0 => Err(wrong()),
             1 => Ok(Threads(None)),
             n => rayon::ThreadPoolBuilder::new()
-                .num_threads(n)
+                .num_threads(n - 1)
                 .stack_size(STACK)
                 .thread_name(|i| format!("tfjs-{i}"))
                 .build()
-                .map(|pool| Threads(Some(pool)))
+                .map(|pool| Threads(Some(Arc::new(pool))))
                 .map_err(|_| wrong()),
         }
     }
 
     /// Number of threads.
     pub fn count(&self) -> usize {
-        self.0.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
+        1 + self.0.as_ref().map_or(0, |pool| pool.current_num_threads())
     }
 
-    /// Runs `f`; kernels called from it share their work among these threads.
-    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+    /// Runs `f`; kernels called from it share their work among these threads, which stay awake until it returns.
+    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.0 {
-            None => serially(true, f),
-            Some(pool) => {
-                let isa = simd::current_override();
-                pool.install(|| serially(false, || simd::with_override(isa, f)))
-            }
+            None => serially(f),
+            Some(pool) => Team::of(Some(pool.clone()), self.count() - 1).run(f),
+        }
+    }
+
+    /// Runs `f` with threads that stay awake between the kernels that it calls: those of the [`Threads`] whose `run` this
+    /// is called from, otherwise those of rayon's global pool.
+    pub fn awake<R>(f: impl FnOnce() -> R) -> R {
+        if SERIAL.get() || TEAM.with_borrow(Option::is_some) {
+            return f();
+        }
+        match threads() {
+            1 => f(),
+            n => Team::of(None, n - 1).run(f),
         }
     }
 }
 
-fn serially<R>(serial: bool, f: impl FnOnce() -> R) -> R {
+fn serially<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
             SERIAL.set(self.0);
         }
     }
-    let _restore = Restore(SERIAL.replace(serial));
+    let _restore = Restore(SERIAL.replace(true));
     f()
 }
 
@@ -82,10 +112,193 @@ pub(crate) fn threads() -> usize {
     if SERIAL.get() {
         return 1;
     }
+    if let Some(helpers) = TEAM.with_borrow(|team| team.as_ref().map(|t| t.helpers)) {
+        return 1 + helpers;
+    }
     static POOL: Once = Once::new();
     // A program that has set up the global pool itself keeps its own.
     POOL.call_once(|| drop(rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global()));
     rayon::current_num_threads()
+}
+
+/// Threads of a pool that look for chunks of work in a tight loop, from the first work that is shared until the team
+/// is dismissed. Work is put before them by one thread, the one that runs the team.
+struct Team {
+    /// `None` is the global pool.
+    pool: Option<Arc<rayon::ThreadPool>>,
+    helpers: usize,
+    called: AtomicBool,
+    dismissed: AtomicBool,
+    /// Number of jobs so far.
+    epoch: Line<AtomicUsize>,
+    /// How many helpers may look at the job, and [`OPEN`].
+    gate: Line<AtomicUsize>,
+    /// The next chunk that nobody does yet.
+    next: Line<AtomicUsize>,
+    job: UnsafeCell<Job>,
+    panicked: Mutex<Option<Box<dyn Any + Send>>>,
+    sleepers: AtomicUsize,
+    bed: Mutex<()>,
+    bell: Condvar,
+}
+
+/// Has a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// Set in [`Team::gate`] while there is a job.
+const OPEN: usize = 1 << (usize::BITS - 1);
+
+/// `f` is to be called with every number below `n`.
+#[derive(Clone, Copy)]
+struct Job {
+    f: *const (dyn Fn(usize) + Sync),
+    n: usize,
+    isa: Option<Isa>,
+}
+
+// SAFETY: `job` is written only while the gate is closed and nobody is behind it, and read only behind the open gate; `f`
+// is `Sync`, and outlives the time that the gate is open.
+unsafe impl Send for Team {}
+// SAFETY: as above.
+unsafe impl Sync for Team {}
+
+impl Team {
+    fn of(pool: Option<Arc<rayon::ThreadPool>>, helpers: usize) -> Arc<Team> {
+        let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
+        Arc::new(Team {
+            pool,
+            helpers,
+            called: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
+            epoch: Line::default(),
+            gate: Line::default(),
+            next: Line::default(),
+            job: UnsafeCell::new(Job { f: nothing, n: 0, isa: None }),
+            panicked: Mutex::default(),
+            sleepers: AtomicUsize::new(0),
+            bed: Mutex::default(),
+            bell: Condvar::new(),
+        })
+    }
+
+    /// Runs `f`, whose shared work this team does; dismisses the team.
+    fn run<R>(self: Arc<Team>, f: impl FnOnce() -> R) -> R {
+        struct Restore(Arc<Team>, Option<Arc<Team>>, bool);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                TEAM.set(self.1.take());
+                SERIAL.set(self.2);
+                self.0.dismissed.store(true, Ordering::SeqCst);
+                self.0.ring();
+            }
+        }
+        let _restore = Restore(self.clone(), TEAM.replace(Some(self)), SERIAL.replace(false));
+        f()
+    }
+
+    fn share(self: &Arc<Team>, n: usize, f: &(dyn Fn(usize) + Sync)) {
+        if !self.called.swap(true, Ordering::Relaxed) {
+            self.call();
+        }
+        // SAFETY: only the lifetime changes; nobody looks at the job after `Close` is dropped, below.
+        let f: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(f) };
+        let job = Job { f, n, isa: simd::current_override() };
+        // SAFETY: the gate is closed, and all who were behind it have gone: `Close` waited for them.
+        unsafe { *self.job.get() = job };
+        self.next.0.store(0, Ordering::Relaxed);
+        self.gate.0.fetch_or(OPEN, Ordering::Release);
+        self.epoch.0.fetch_add(1, Ordering::SeqCst);
+        self.ring();
+        {
+            struct Close<'a>(&'a Team);
+            impl Drop for Close<'_> {
+                fn drop(&mut self) {
+                    self.0.gate.0.fetch_and(!OPEN, Ordering::AcqRel);
+                    let mut looks = 0;
+                    while self.0.gate.0.load(Ordering::Acquire) != 0 {
+                        looks += 1;
+                        // Somebody else may have the helper's processor.
+                        if looks < LOOKS { hint::spin_loop() } else { std::thread::yield_now() }
+                    }
+                }
+            }
+            let _close = Close(self);
+            serially(|| self.work(&job));
+        }
+        let panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panicked) = panicked {
+            panic::resume_unwind(panicked);
+        }
+    }
+
+    /// Does chunks of the job until all are taken.
+    fn work(&self, job: &Job) {
+        loop {
+            let i = self.next.0.fetch_add(1, Ordering::Relaxed);
+            if i >= job.n {
+                return;
+            }
+            // SAFETY: the job is open, so `share` has not returned.
+            unsafe { (*job.f)(i) };
+        }
+    }
+
+    /// Asks the pool for helpers. They come when they have time, and are not waited for.
+    fn call(self: &Arc<Team>) {
+        for _ in 0..self.helpers {
+            let team = self.clone();
+            match &self.pool {
+                Some(pool) => pool.spawn(move || team.help()),
+                None => rayon::spawn(move || team.help()),
+            }
+        }
+    }
+
+    /// What a helper does.
+    fn help(&self) {
+        let (mut seen, mut looks) = (0, 0);
+        while !self.dismissed.load(Ordering::Acquire) {
+            let epoch = self.epoch.0.load(Ordering::Acquire);
+            if epoch != seen {
+                (seen, looks) = (epoch, 0);
+                if self.gate.0.fetch_add(1, Ordering::AcqRel) & OPEN != 0 {
+                    // SAFETY: behind the open gate.
+                    let job = unsafe { *self.job.get() };
+                    let work = || serially(|| simd::with_override(job.isa, || self.work(&job)));
+                    if let Err(panicked) = panic::catch_unwind(AssertUnwindSafe(work)) {
+                        *self.panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(panicked);
+                    }
+                }
+                self.gate.0.fetch_sub(1, Ordering::Release);
+            } else if looks < LOOKS {
+                looks += 1;
+                hint::spin_loop();
+            } else {
+                self.sleep(seen);
+                looks = 0;
+            }
+        }
+    }
+
+    /// Returns when there is another job than `seen`, or the team is dismissed.
+    fn sleep(&self, seen: usize) {
+        let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while self.epoch.0.load(Ordering::SeqCst) == seen && !self.dismissed.load(Ordering::SeqCst) {
+            bed = self.bell.wait(bed).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes those who sleep.
+    fn ring(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            let _bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
+            self.bell.notify_all();
+        }
+    }
 }
 
 /// Calls `f` with every number below `n`, in no particular order.
@@ -97,6 +310,8 @@ pub(crate) fn for_each(n: usize, f: impl Fn(usize) + Sync + Send) {
 fn share(n: usize, f: &(dyn Fn(usize) + Sync)) {
     if n <= 1 || threads() <= 1 {
         (0..n).for_each(f);
+    } else if let Some(team) = TEAM.with_borrow(Option::clone) {
+        team.share(n, f);
     } else {
         let isa = simd::current_override();
         (0..n).into_par_iter().for_each(|i| simd::with_override(isa, || f(i)));
@@ -256,6 +471,57 @@ mod tests {
         let isas =
             Isa::Scalar.scope(|| Threads::new(3).unwrap().run(|| map_ranges(100, 1, |_| Isa::current())));
         assert!(isas.unwrap().iter().all(|&isa| isa == Isa::Scalar));
+    }
+
+    #[test]
+    fn a_panic_in_any_chunk_reaches_the_caller_and_leaves_the_threads_usable() {
+        let pool = Threads::new(3).unwrap();
+        for bad in [0, 17, 99] {
+            let work = || pool.run(|| super::for_each(100, |i| assert!(i != bad, "chunk {i}")));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let message = *result.unwrap_err().downcast::<String>().unwrap();
+            assert_eq!(message, format!("chunk {bad}"));
+        }
+        assert_eq!(pool.run(|| map_ranges(100, 1, |r| r.start).into_iter().sum::<usize>()), 4950);
+    }
+
+    #[test]
+    fn work_that_is_shared_within_shared_work_is_done_once() {
+        let sum = || {
+            map_ranges(8, 1, |i| map_ranges(50, 3, |j| i.start * j.sum::<usize>()).into_iter().sum::<usize>())
+                .into_iter()
+                .sum::<usize>()
+        };
+        let want = 28 * 1225;
+        assert_eq!(Threads::new(3).unwrap().run(sum), want);
+        assert_eq!(Threads::awake(sum), want);
+        // Within a team, the threads of another one.
+        assert_eq!(Threads::new(2).unwrap().run(|| Threads::new(3).unwrap().run(sum)), want);
+    }
+
+    #[test]
+    fn helpers_that_fell_asleep_wake_up_for_the_next_work() {
+        Threads::new(3).unwrap().run(|| {
+            for _ in 0..20 {
+                assert_eq!(map_ranges(64, 1, |r| r.start).into_iter().sum::<usize>(), 2016);
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        });
+    }
+
+    #[test]
+    fn many_callers_share_one_set_of_threads() {
+        let pool = Threads::new(2).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for n in 1..200usize {
+                        let sum: usize = pool.run(|| map_ranges(n, 1, |r| r.start)).into_iter().sum();
+                        assert_eq!(sum, n * (n - 1) / 2);
+                    }
+                });
+            }
+        });
     }
 
     #[test]
