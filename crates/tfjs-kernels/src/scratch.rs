@@ -1,6 +1,9 @@
 //! Working memory: aligned, and kept by each thread for the next call.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+};
 
 /// One cache line.
 #[derive(Clone, Copy)]
@@ -48,15 +51,46 @@ thread_local! {
     static FREE: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Working memory of a task; goes back to the thread when dropped.
+pub(crate) struct Scratch(Aligned);
+
+/// `len` floats of unspecified value. Vectorised code uses this and not [`with`]: what runs in a closure that something
+/// else calls is not compiled for the vector unit.
+#[inline(always)]
+pub(crate) fn take(len: usize) -> Scratch {
+    fn fetch(len: usize) -> Aligned {
+        let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        buffer.resize(len);
+        if cfg!(debug_assertions) {
+            // An element that a kernel forgets to write shows in its result.
+            buffer.as_mut_slice().fill(f32::NAN);
+        }
+        buffer
+    }
+    Scratch(fetch(len))
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        self.0.as_slice()
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.0.as_mut_slice()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        FREE.with_borrow_mut(|free| free.push(buffer));
+    }
+}
+
 /// Calls `f` with `len` floats of unspecified value, which this thread keeps for the next call.
 pub(crate) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    buffer.resize(len);
-    if cfg!(debug_assertions) {
-        // An element that a kernel forgets to write shows in its result.
-        buffer.as_mut_slice().fill(f32::NAN);
-    }
-    let result = f(buffer.as_mut_slice());
-    FREE.with_borrow_mut(|free| free.push(buffer));
-    result
+    f(&mut take(len))
 }

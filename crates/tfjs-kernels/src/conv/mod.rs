@@ -17,6 +17,7 @@ mod depthwise;
 mod dilation;
 mod patches;
 mod transpose;
+mod winograd;
 
 pub use backward::{conv_filter_grad, conv_image_grad, depthwise_filter_grad, depthwise_image_grad};
 pub use depthwise::{DepthwiseFilter, depthwise_conv2d, depthwise_output_shape};
@@ -24,6 +25,7 @@ pub(crate) use dilation::dilation_geometry;
 pub use dilation::{dilation2d, dilation2d_output_shape};
 use patches::Patches;
 pub use transpose::{TransposedFilter, conv2d_transpose, conv3d_transpose};
+use winograd::Winograd;
 
 /// How a filter moves over images of `D` spatial dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,16 @@ pub struct PackedFilter<const D: usize = 2> {
     /// Per group.
     in_channels: usize,
     out_channels: usize,
-    groups: Vec<PackedRhs>,
+    groups: usize,
+    layout: Layout,
+}
+
+#[derive(Clone, Debug)]
+enum Layout {
+    /// The right operand of a product for each group.
+    Product(Vec<PackedRhs>),
+    /// Transformed, for stride 1 only.
+    Winograd(Winograd),
 }
 
 impl<const D: usize> PackedFilter<D> {
@@ -77,6 +88,14 @@ impl<const D: usize> PackedFilter<D> {
     /// # Errors
     /// When the filter is not `float32` or has another rank, or `groups` does not divide the number of filters.
     pub fn new(filter: &Tensor, groups: usize) -> Result<PackedFilter<D>> {
+        PackedFilter::pack(filter, groups, |_, _| None)
+    }
+
+    fn pack(
+        filter: &Tensor,
+        groups: usize,
+        transform: impl FnOnce(&[f32], &[usize]) -> Option<Winograd>,
+    ) -> Result<PackedFilter<D>> {
         let typed = filter.typed::<f32>("the filter")?;
         let dims = typed.dims();
         let (&[in_channels, out_channels], Ok(window)) = (
@@ -102,20 +121,20 @@ impl<const D: usize> PackedFilter<D> {
         }
         let (k, n) = (window.iter().product::<usize>() * in_channels, out_channels / groups);
         let pack = |g: usize| {
-            PackedRhs::new(
-                Isa::current(),
-                k,
-                n,
-                typed.data().get(g * n..).unwrap_or_default(),
-                (out_channels, 1),
-            )
+            let from = typed.data().get(g * n..).unwrap_or_default();
+            PackedRhs::new(Isa::current(), k, n, from, (out_channels, 1))
         };
-        Ok(PackedFilter { window, in_channels, out_channels, groups: (0..groups).map(pack).collect() })
+        let transformed = if groups == 1 { transform(typed.data(), dims) } else { None };
+        let layout = match transformed {
+            Some(transformed) => Layout::Winograd(transformed),
+            None => Layout::Product((0..groups).map(pack).collect()),
+        };
+        Ok(PackedFilter { window, in_channels, out_channels, groups, layout })
     }
 
     /// Channels of the image.
     pub fn in_channels(&self) -> usize {
-        self.in_channels * self.groups.len()
+        self.in_channels * self.groups
     }
 
     /// Channels of the result.
@@ -130,7 +149,45 @@ impl<const D: usize> PackedFilter<D> {
 
     /// Memory taken, in bytes.
     pub fn bytes(&self) -> usize {
-        self.groups.iter().map(PackedRhs::bytes).sum()
+        match &self.layout {
+            Layout::Product(groups) => groups.iter().map(PackedRhs::bytes).sum(),
+            Layout::Winograd(filter) => filter.bytes(),
+        }
+    }
+
+    #[cfg(test)]
+    fn is_transformed(&self) -> bool {
+        matches!(self.layout, Layout::Winograd(_))
+    }
+
+    /// Whether it can move as `spec` says.
+    fn check(&self, spec: &ConvSpec<D>) -> Result<()> {
+        let moves = spec.strides.iter().chain(&spec.dilations).any(|&n| n != 1);
+        if moves && matches!(self.layout, Layout::Winograd(_)) {
+            return Err(KernelError::Argument {
+                what: "the filter",
+                got: format!("strides {:?}, dilations {:?}", spec.strides, spec.dilations),
+                expected: "those for which it was packed: all 1",
+            });
+        }
+        Ok(())
+    }
+}
+
+impl PackedFilter {
+    /// As [`PackedFilter::new`], laid out for convolutions as `spec` says of images of about `height`×`width`: where it
+    /// pays, windows of 3×3 are transformed for Winograd's method. Such a filter is refused for other strides.
+    ///
+    /// # Errors
+    /// Those of [`PackedFilter::new`].
+    pub fn for_image(
+        filter: &Tensor,
+        groups: usize,
+        spec: &Conv2dSpec,
+        [height, width]: [usize; 2],
+    ) -> Result<PackedFilter> {
+        let last = Conv2dSpec { data_format: DataFormat::ChannelsLast, ..*spec };
+        PackedFilter::pack(filter, groups, |data, dims| Winograd::new(data, dims, &last, [height, width]))
     }
 }
 
@@ -190,6 +247,7 @@ fn conv<const D: usize>(
 ) -> Result<Tensor> {
     let geometry = spec.geometry(image.dims(), filter.window)?;
     check_channels(filter.in_channels(), geometry.channels)?;
+    filter.check(spec)?;
     geometry.output_shape::<D>(filter.out_channels, spec.data_format)?;
     with_channels_last(image, spec, epilogue, |image, epilogue| {
         let x = image.typed::<f32>("the image")?.data();
@@ -211,7 +269,11 @@ fn run<const D: usize>(
     out: &mut [f32],
     finish: &Finish<'_>,
 ) {
-    for (g, rhs) in filter.groups.iter().enumerate() {
+    let groups = match &filter.layout {
+        Layout::Winograd(filter) => return filter.run(x, geometry, out, finish),
+        Layout::Product(groups) => groups,
+    };
+    for (g, rhs) in groups.iter().enumerate() {
         let lhs = Patches::new(x, geometry, g * filter.in_channels, filter.in_channels);
         let target = Target { start: g * rhs.cols(), stride: filter.out_channels };
         gemm::gemm(&lhs, rhs, out, target, &finish.columns(g * rhs.cols(), rhs.cols()));

@@ -92,6 +92,90 @@ fn conv2d_matches_double_precision_for_all_paddings_strides_and_dilations() {
 }
 
 #[test]
+fn winograd_matches_double_precision() {
+    let bias_relu =
+        |n| Epilogue { bias: Some(tensor(&[n], 3)), activation: Activation::Relu, ..Epilogue::default() };
+    let plus_swish = |shape: &[usize]| Epilogue {
+        residual: Some(tensor(shape, 4)),
+        activation: Activation::Swish,
+        ..Epilogue::default()
+    };
+    // Sizes that tiles of 4×4 and of 2×2 fill and do not fill; channels over one block of sums; many blocks of tiles.
+    for (batch, [h, w], ci, co) in
+        [(1, [16, 12], 32, 48), (2, [9, 15], 48, 32), (1, [8, 7], 64, 80), (5, [12, 11], 288, 32)]
+    {
+        let (x, f) = (tensor(&[batch, h, w, ci], 1), tensor(&[3, 3, ci, co], 2));
+        for padding in [Padding::Same, Padding::Valid, Padding::Explicit([[2, 0], [1, 3]])] {
+            let spec = spec([1, 1], [1, 1], padding);
+            let sums = reference(&x, &f, &spec.geometry(x.dims(), [3, 3]).unwrap(), 1);
+            let shape = super::output_shape(x.dims(), f.dims(), &spec).unwrap();
+            for epilogue in [Epilogue::default(), bias_relu(co), plus_swish(&shape)] {
+                let add = |t: &Option<Tensor>, i: usize| {
+                    t.as_ref().map_or(0.0, |t| f64::from(t.data::<f32>().unwrap()[i % t.len()]))
+                };
+                let want: Vec<f64> = sums
+                    .iter()
+                    .enumerate()
+                    .map(|(i, w)| w + add(&epilogue.bias, i) + add(&epilogue.residual, i))
+                    .map(|y| match epilogue.activation {
+                        Activation::Relu => y.max(0.0),
+                        Activation::Swish => y / (1.0 + (-y).exp()),
+                        _ => y,
+                    })
+                    .collect();
+                for isa in Isa::available() {
+                    let run = || {
+                        let filter = PackedFilter::for_image(&f, 1, &spec, [h, w]).unwrap();
+                        assert_eq!(filter.is_transformed(), isa != Isa::Scalar);
+                        conv2d(&x, &filter, &spec, &epilogue).unwrap()
+                    };
+                    let got = isa.scope(run).unwrap();
+                    assert_eq!(got.dims(), &shape[..]);
+                    assert_close(got.data().unwrap(), &want, 5e-5, &format!("{isa} {h}x{w} {padding:?}"));
+                    let two = Threads::new(2).unwrap().run(|| isa.scope(run).unwrap());
+                    assert_eq!(got, two, "bits on two threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn filters_that_winograd_cannot_or_should_not_do_are_not_transformed() {
+    let one = spec([1, 1], [1, 1], Padding::Same);
+    let image = [28, 28];
+    let packed = |dims: &[usize], groups, spec: &Conv2dSpec, image| {
+        PackedFilter::for_image(&tensor(dims, 1), groups, spec, image).unwrap()
+    };
+    let usual = [3, 3, 64, 64];
+    assert_eq!(packed(&usual, 1, &one, image).is_transformed(), Isa::current() != Isa::Scalar);
+    assert!(!packed(&usual, 2, &one, image).is_transformed());
+    assert!(!packed(&usual, 1, &spec([2, 2], [1, 1], Padding::Same), image).is_transformed());
+    assert!(!packed(&usual, 1, &spec([1, 1], [2, 2], Padding::Same), image).is_transformed());
+    assert!(!packed(&usual, 1, &one, [3, 3]).is_transformed());
+    assert!(!packed(&usual, 1, &one, [0, 0]).is_transformed());
+    assert!(!packed(&[3, 3, 8, 64], 1, &one, image).is_transformed());
+    assert!(!packed(&[3, 3, 64, 70], 1, &one, image).is_transformed());
+    assert!(!packed(&[5, 5, 64, 64], 1, &one, image).is_transformed());
+    if Isa::current() != Isa::Scalar {
+        let filter = packed(&usual, 1, &one, image);
+        let strided = spec([2, 2], [1, 1], Padding::Same);
+        let x = tensor(&[1, 28, 28, 64], 1);
+        assert!(matches!(
+            conv2d(&x, &filter, &strided, &Epilogue::default()),
+            Err(KernelError::Argument { .. })
+        ));
+        // Images of other sizes are slower, not wrong.
+        let x = tensor(&[1, 2, 2, 64], 1);
+        let direct = PackedFilter::new(&tensor(&usual, 1), 1).unwrap();
+        let want = conv2d(&x, &direct, &one, &Epilogue::default()).unwrap();
+        let want: Vec<f64> = want.data::<f32>().unwrap().iter().map(|&x| f64::from(x)).collect();
+        let got = conv2d(&x, &filter, &one, &Epilogue::default()).unwrap();
+        assert_close(got.data().unwrap(), &want, 2e-5, "a small image");
+    }
+}
+
+#[test]
 fn grouped_convolutions_match_double_precision() {
     for (groups, ci, co, window) in [(2, 3, 10, 3), (4, 17, 20, 1), (3, 1, 3, 2)] {
         let x = tensor(&[2, 5, 6, ci * groups], 1);

@@ -15,12 +15,12 @@ use crate::{
     vecmath::Rect,
 };
 
-mod tile;
+pub(crate) mod tile;
 
 use tile::{Args, Layout, PANEL_STRIDE};
 
 /// Columns of the left operand per block: the block of a right panel stays in the first cache.
-const KC: usize = 256;
+pub(crate) const KC: usize = 256;
 /// Rows of the left operand per block, about: the packed block takes a quarter of a 1 MiB second cache.
 const MC: usize = 224;
 /// Tiles of at most so many rows read the left operand where it is.
@@ -48,7 +48,7 @@ impl PackedRhs {
     /// When an element is outside `data`.
     pub(crate) fn new(isa: Isa, k: usize, n: usize, data: &[f32], strides: (usize, usize)) -> PackedRhs {
         let mut packed = PackedRhs { isa, k, n, data: Aligned::default() };
-        let (lanes, width) = (lanes(isa), 2 * lanes(isa));
+        let (lanes, width) = (isa.lanes(), 2 * isa.lanes());
         packed.data = Aligned::zeroed(k * n.next_multiple_of(lanes));
         par::for_each_chunk(packed.data.as_mut_slice(), (k * width).max(1), |start, panel| {
             let first = start / k;
@@ -101,20 +101,12 @@ pub(crate) trait Rhs: Sync {
 
     /// Floats per vector.
     fn lanes(&self) -> usize {
-        lanes(self.isa())
+        self.isa().lanes()
     }
 
     /// Panels of two vectors.
     fn panels(&self) -> usize {
         self.cols().div_ceil(2 * self.lanes())
-    }
-}
-
-fn lanes(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512 => 16,
-        Isa::Avx2 => 8,
-        Isa::Scalar | Isa::Neon => 4,
     }
 }
 
@@ -154,9 +146,9 @@ impl<'a> RowsRhs<'a> {
         data: &'a [f32],
         stride: usize,
     ) -> Option<RowsRhs<'a>> {
-        let width = 2 * lanes(isa);
+        let width = 2 * isa.lanes();
         // Rows that are one panel, or so few rows of the product that each panel is read a few times only.
-        let pays = n.is_multiple_of(lanes(isa)) && (n <= width || m <= MOST_ROWS);
+        let pays = n.is_multiple_of(isa.lanes()) && (n <= width || m <= MOST_ROWS);
         let fits = k > 0 && n <= stride && data.len() >= (k - 1) * stride + n;
         (pays && fits).then_some(RowsRhs { isa, k, n, data, stride })
     }
@@ -333,12 +325,7 @@ struct Cut {
 
 impl Cut {
     fn new(m: usize, rhs: &impl Rhs) -> Cut {
-        let most = match rhs.isa() {
-            Isa::Avx512 => 14,
-            Isa::Neon => 12,
-            Isa::Avx2 => 6,
-            Isa::Scalar => 4,
-        };
+        let most = rhs.isa().gemm_rows();
         // Tiles of nearly equal height: 49 rows are 13 + 13 + 13 + 10, not 14 + 14 + 14 + 7.
         let tiles = m.div_ceil(most);
         let tile = m.div_ceil(tiles);
@@ -390,10 +377,9 @@ impl<L: Lhs, R: Rhs> Kernel for Block<'_, L, R> {
             if L::TURNED {
                 // An odd number of cache lines, as for rows.
                 let stride = self.rows.len().next_multiple_of(32) + 16;
-                scratch::with(cols.len() * stride, |panel| {
-                    self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, stride);
-                    self.multiply(s, panel, Layout::Turned, stride, cols, block + 1 == blocks);
-                });
+                let mut panel = scratch::take(cols.len() * stride);
+                self.lhs.pack(s, self.rows.clone(), cols.clone(), &mut panel, stride);
+                self.multiply(s, &panel, Layout::Turned, stride, cols, block + 1 == blocks);
                 continue;
             }
             match self.lhs.direct() {
@@ -403,16 +389,17 @@ impl<L: Lhs, R: Rhs> Kernel for Block<'_, L, R> {
                         ..last.max(self.rows.start * stride + cols.start)];
                     self.multiply(s, a, Layout::InPlace, stride, cols, block + 1 == blocks);
                 }
-                direct => scratch::with(self.rows.len() * PANEL_STRIDE, |panel| {
+                direct => {
+                    let mut panel = scratch::take(self.rows.len() * PANEL_STRIDE);
                     match direct {
                         Some((data, stride)) => {
                             let lhs = Matrix { data, rows: self.rows.end, strides: (stride, 1) };
-                            lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE);
+                            lhs.pack(s, self.rows.clone(), cols.clone(), &mut panel, PANEL_STRIDE);
                         }
-                        None => self.lhs.pack(s, self.rows.clone(), cols.clone(), panel, PANEL_STRIDE),
+                        None => self.lhs.pack(s, self.rows.clone(), cols.clone(), &mut panel, PANEL_STRIDE),
                     }
-                    self.multiply(s, panel, Layout::Packed, PANEL_STRIDE, cols, block + 1 == blocks);
-                }),
+                    self.multiply(s, &panel, Layout::Packed, PANEL_STRIDE, cols, block + 1 == blocks);
+                }
             }
         }
     }

@@ -4,11 +4,11 @@ use crate::simd::{Kernel, Simd};
 
 /// Row stride of packed left panels, a constant so that all rows are displacements from one register. Seventeen cache
 /// lines, an odd number, put the rows of a tile into different sets of the first cache.
-pub(super) const PANEL_STRIDE: usize = super::KC + 16;
+pub(crate) const PANEL_STRIDE: usize = super::KC + 16;
 
 /// How the left operand of a tile lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     /// Rows, any distance apart.
     InPlace,
     /// Rows, [`PANEL_STRIDE`] apart.
@@ -30,26 +30,26 @@ const TURNED: u8 = Layout::Turned as u8;
 /// and, when `load` is set, initialised; `NV` vectors readable at `bias` unless it is null; `MR` rows of `NV` vectors,
 /// `residual_stride` apart, readable at `residual` unless it is null.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<const MR: usize, const NV: usize, const LAYOUT: u8> {
-    pub(super) args: Args,
+pub(crate) struct Tile<const MR: usize, const NV: usize, const LAYOUT: u8> {
+    pub(crate) args: Args,
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Args {
-    pub(super) k: usize,
-    pub(super) a: *const f32,
-    pub(super) a_stride: usize,
-    pub(super) b: *const f32,
-    pub(super) b_stride: usize,
-    pub(super) c: *mut f32,
-    pub(super) ldc: usize,
+pub(crate) struct Args {
+    pub(crate) k: usize,
+    pub(crate) a: *const f32,
+    pub(crate) a_stride: usize,
+    pub(crate) b: *const f32,
+    pub(crate) b_stride: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) ldc: usize,
     /// Whether `c` holds the sums of earlier blocks.
-    pub(super) load: bool,
-    pub(super) bias: *const f32,
-    pub(super) residual: *const f32,
-    pub(super) residual_stride: usize,
+    pub(crate) load: bool,
+    pub(crate) bias: *const f32,
+    pub(crate) residual: *const f32,
+    pub(crate) residual_stride: usize,
     /// Results are clamped to this range; NaN stays NaN.
-    pub(super) clamp: (f32, f32),
+    pub(crate) clamp: (f32, f32),
 }
 
 impl<const MR: usize, const NV: usize, const LAYOUT: u8> Tile<MR, NV, LAYOUT> {
@@ -183,7 +183,7 @@ impl<const MR: usize, const NV: usize, const LAYOUT: u8> Tile<MR, NV, LAYOUT> {
 /// # Safety
 /// The contract of [`Tile`] for these sizes.
 #[inline(always)]
-pub(super) unsafe fn call<S: Simd>(s: S, rows: usize, vectors: usize, layout: Layout, args: Args) {
+pub(crate) unsafe fn call<S: Simd>(s: S, rows: usize, vectors: usize, layout: Layout, args: Args) {
     match (vectors, layout) {
         (1, Layout::Packed) => by_rows::<S, 1, PACKED>(s, rows, args),
         (1, Layout::InPlace) => by_rows::<S, 1, IN_PLACE>(s, rows, args),

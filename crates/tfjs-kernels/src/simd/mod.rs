@@ -107,6 +107,25 @@ impl Isa {
             .unwrap_or_else(|| *CHOSEN.get_or_init(|| Isa::from_env().unwrap_or_else(|_| Isa::best())))
     }
 
+    /// Floats per vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            Isa::Avx512 => 16,
+            Isa::Avx2 => 8,
+            Isa::Scalar | Isa::Neon => 4,
+        }
+    }
+
+    /// Rows of the register tile of matrix products, which is two vectors wide.
+    pub(crate) fn gemm_rows(self) -> usize {
+        match self {
+            Isa::Avx512 => 14,
+            Isa::Neon => 12,
+            Isa::Avx2 => 6,
+            Isa::Scalar => 4,
+        }
+    }
+
     /// Runs `f` with another instruction set: kernels called from it, on whatever thread, use this one.
     ///
     /// # Errors

@@ -81,8 +81,15 @@ struct Conv2d {
 }
 
 impl Conv2d {
-    /// Lays out the filter for an image of so many channels; a batch norm's factor goes into it.
-    fn prepare(&self, channels: usize, filter: &Tensor, norm: Option<[&Tensor; 4]>) -> Result<Prepared> {
+    /// Lays out the filter for an image of so many channels, and height and width if they are known; a batch norm's
+    /// factor goes into it.
+    fn prepare(
+        &self,
+        channels: usize,
+        size: Option<[usize; 2]>,
+        filter: &Tensor,
+        norm: Option<[&Tensor; 4]>,
+    ) -> Result<Prepared> {
         let affine = norm.map(|parts| self.fused.affine(parts)).transpose()?;
         let scaled = match &affine {
             Some((factor, _)) => Some(self.scale(filter, factor)?),
@@ -97,7 +104,10 @@ impl Conv2d {
                 Some(&own) if own > 0 && channels > own && channels.is_multiple_of(own) => channels / own,
                 _ => 1,
             };
-            Filter::Full(PackedFilter::new(filter, groups)?)
+            Filter::Full(match size {
+                Some(size) => PackedFilter::for_image(filter, groups, &self.spec, size)?,
+                None => PackedFilter::new(filter, groups)?,
+            })
         };
         Ok(Prepared { filter: packed, shift: affine.map(|(_, shift)| Tensor::vector(shift)) })
     }
@@ -169,7 +179,8 @@ impl Op for Conv2d {
                     Some(i) => Some([x.tensor(i)?, x.tensor(i + 1)?, x.tensor(i + 2)?, x.tensor(i + 3)?]),
                     None => None,
                 };
-                fresh = self.prepare(channels, x.tensor(1)?, norm)?;
+                // Used once, so not transformed.
+                fresh = self.prepare(channels, None, x.tensor(1)?, norm)?;
                 &fresh
             }
         };
@@ -225,13 +236,15 @@ impl Op for Conv2d {
                 _ => return Ok(None),
             },
         };
-        let at = match self.spec.data_format {
-            DataFormat::ChannelsLast => 3,
-            DataFormat::ChannelsFirst => 1,
+        let (at, height) = match self.spec.data_format {
+            DataFormat::ChannelsLast => (3, 1),
+            DataFormat::ChannelsFirst => (1, 2),
         };
+        let image = |at: usize| dims(f, 0).and_then(|d| *d.get(at)?);
         // Groups are rare: where the image's channels are not known there is one.
-        let channels = dims(f, 0).and_then(|d| *d.get(at)?).or(filter.dims().get(2).copied()).unwrap_or(0);
-        let prepared = self.prepare(channels, filter, norm)?;
+        let channels = image(at).or(filter.dims().get(2).copied()).unwrap_or(0);
+        let size = image(height).zip(image(height + 1)).map(<[usize; 2]>::from);
+        let prepared = self.prepare(channels, size, filter, norm)?;
         Ok(Some(Box::new(Conv2d { filter: Some(Arc::new(prepared)), ..self.clone() })))
     }
 }
