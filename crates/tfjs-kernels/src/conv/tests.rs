@@ -131,7 +131,8 @@ fn winograd_matches_double_precision() {
                     };
                     let got = isa.scope(run).unwrap();
                     assert_eq!(got.dims(), &shape[..]);
-                    assert_close(got.data().unwrap(), &want, 5e-5, &format!("{isa} {h}x{w} {padding:?}"));
+                    // Sums have a standard deviation of up to 17.
+                    assert_close(got.data().unwrap(), &want, 2e-4, &format!("{isa} {h}x{w} {padding:?}"));
                     let two = Threads::new(2).unwrap().run(|| isa.scope(run).unwrap());
                     assert_eq!(got, two, "bits on two threads");
                 }
