@@ -230,7 +230,7 @@ impl Writer {
 
     /// Values that are layers are translated too; initializers have the class names of TF.js in its files.
     fn value(&self, key: &str, value: &Value) -> Result<Value> {
-        if key == "cells" || (key == "cell" && value.is_array()) {
+        if matches!(key, "cells" | "layers") || (key == "cell" && value.is_array()) {
             let cells = value.as_array().into_iter().flatten();
             return Ok(Value::Array(cells.map(|c| self.value("cell", c)).collect::<Result<_>>()?));
         }

@@ -2,6 +2,7 @@
 
 mod augment;
 mod clahe;
+mod colors;
 
 use serde_json::Value;
 use tfjs_graph::{Fact, Port, builder::attr};
@@ -26,6 +27,7 @@ pub(super) const LAYERS: &[LayerDef] = &[
             height: c.usize("height")?,
             width: c.usize("width")?,
             whole: false,
+            random: None,
             channels_last: c.channels_last()?,
         }))
     }),
@@ -39,6 +41,7 @@ pub(super) const LAYERS: &[LayerDef] = &[
             height: c.usize("height")?,
             width: c.usize("width")?,
             whole: true,
+            random: Augment::new(c, "RandomCrop")?,
             channels_last: c.channels_last()?,
         }))
     }),
@@ -307,13 +310,15 @@ struct Crop {
     height: usize,
     width: usize,
     whole: bool,
+    /// What training does instead.
+    random: Option<Augment>,
     channels_last: bool,
 }
 
 impl Layer for Crop {
     fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
-        if self.whole && g.training() && call.training(g) {
-            return Err(untrainable("RandomCrop"));
+        if let Some(random) = self.random.as_ref().filter(|_| g.training() && call.training(g)) {
+            return Ok(vec![random.emit(g, call.one()?.port)?.into()]);
         }
         let y = on_images(g, call.one()?.port, self.channels_last, |g, x| {
             let x = g.cast(x, DType::Float32)?;

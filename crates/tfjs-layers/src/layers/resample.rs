@@ -52,6 +52,8 @@ pub(super) enum Size {
     To(usize),
     /// So many times as many.
     Times(usize),
+    /// As many as an int32 scalar says; for `Nearest` and `Bilinear` only.
+    At(Port),
 }
 
 impl Size {
@@ -59,13 +61,14 @@ impl Size {
         match (self, from) {
             (Size::To(n), _) => Some(n),
             (Size::Times(k), Dim::Known(n)) => n.checked_mul(k),
-            (Size::Times(_), Dim::Of(..)) => None,
+            (Size::Times(_), Dim::Of(..)) | (Size::At(_), _) => None,
         }
     }
 
     fn value(self, g: &mut Emit, from: Dim) -> Result<Port> {
         match (self, self.known(from)) {
             (_, Some(n)) => Ok(g.int(n as i32)),
+            (Size::At(size), None) => Ok(size),
             (Size::To(n) | Size::Times(n), None) => {
                 let (from, n) = (g.dim_value(from)?, g.int(n as i32));
                 g.mul(from, n)

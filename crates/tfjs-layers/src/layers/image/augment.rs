@@ -3,10 +3,10 @@
 use tfjs_graph::{Port, builder::attr};
 use tfjs_kernels::{DType, Tensor};
 
-use super::on_images;
+use super::{Length, Method, Size, Span, colors::Colors, cut, frame, on_images, resample};
 use crate::{Config, Dialect, Emit, LayersError, emit::Dim, layers::regularization::seed};
 
-type Result<T> = std::result::Result<T, LayersError>;
+pub(super) type Result<T> = std::result::Result<T, LayersError>;
 
 /// A random change of images.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Augment {
 }
 
 /// From, to.
-type Range = [f32; 2];
+pub(super) type Range = [f32; 2];
 
 #[derive(Debug)]
 enum Change {
@@ -35,6 +35,11 @@ enum Change {
         factor: Range,
         values: Range,
     },
+    Colors(Colors),
+    /// A part of this size, at the same place in all images.
+    Crop([usize; 2]),
+    /// Another height and width, by factors for all images.
+    Resize([Option<Range>; 2], Method),
     /// Takes each point from another place.
     Warp {
         warp: Warp,
@@ -50,6 +55,8 @@ enum Warp {
     Rotation(Range),
     Zoom(Range, Option<Range>),
     Translation(Range, Range),
+    /// Along x and y, both to the one side or the other.
+    Shear(Range, Range),
 }
 
 impl Augment {
@@ -102,7 +109,21 @@ impl Augment {
             "RandomTranslation" => {
                 warped(Warp::Translation(around("height_factor")?, around("width_factor")?))?
             }
-            _ => return Ok(None),
+            "RandomShear" => warped(Warp::Shear(around("x_factor")?, around("y_factor")?))?,
+            "RandomCrop" => Change::Crop([c.usize("height")?, c.usize("width")?]),
+            "RandomHeight" | "RandomWidth" => {
+                let factors = [class == "RandomHeight", class == "RandomWidth"];
+                let factor = around("factor")?;
+                let method = resample::method(c, "bilinear")?;
+                if !matches!(method, Method::Bilinear | Method::Nearest) {
+                    return Ok(None);
+                }
+                Change::Resize(factors.map(|this| this.then_some(factor)), method)
+            }
+            _ => match Colors::new(c, class)? {
+                Some(colors) => Change::Colors(colors),
+                None => return Ok(None),
+            },
         };
         Ok(Some(Augment { change, channels_last: c.channels_last()?, seed: seed(c) }))
     }
@@ -129,6 +150,26 @@ impl Augment {
                     let y = g.add(stretched, mean)?;
                     crate::activations::clip(g, y, values[0], values[1])
                 }
+                Change::Colors(colors) => colors.emit(g, x, self.seed),
+                Change::Crop(size) => self.crop(g, x, *size),
+                Change::Resize(factors, method) => {
+                    let shape = g.shape(x)?;
+                    let mut sizes = [Size::Times(1); 2];
+                    for (i, factor) in factors.iter().enumerate() {
+                        let Some([low, high]) = factor else { continue };
+                        let dim = g.dim(x, i + 1)?;
+                        let size = g.dim_value(dim)?;
+                        let size = g.cast(size, DType::Float32)?;
+                        let drawn = self.draw(g, Dim::Known(1), 1, [1.0 + low, 1.0 + high])?;
+                        let drawn = g.reshape(drawn, &[])?;
+                        let size = g.mul(drawn, size)?;
+                        sizes[i] = Size::At(g.cast(size, DType::Int32)?);
+                    }
+                    let y = resample::resize(g, x, sizes, *method, false)?;
+                    let known = |i: usize| shape[i + 1].filter(|_| factors[i].is_none());
+                    g.set_shape(y, &[shape[0], known(0), known(1), shape[3]]);
+                    Ok(y)
+                }
                 Change::Warp { warp, interpolation, fill_mode, fill_value } => {
                     let transforms = self.transforms(g, x, warp)?;
                     let (height, width) = (g.dim(x, 1)?, g.dim(x, 2)?);
@@ -146,12 +187,29 @@ impl Augment {
     }
 
     /// Numbers from a range, `[batch, 1, …]`.
-    fn draw(&self, g: &mut Emit, batch: Dim, rank: usize, [low, high]: Range) -> Result<Port> {
-        let mut dims = vec![Dim::Known(1); rank];
-        dims[0] = batch;
-        let unit = g.random_uniform(&dims, self.seed)?;
-        let wide = g.scale(unit, high - low)?;
-        g.offset(wide, low)
+    fn draw(&self, g: &mut Emit, batch: Dim, rank: usize, range: Range) -> Result<Port> {
+        draw(g, batch, rank, range, self.seed)
+    }
+
+    /// A part at a random place; of images that are too small, the middle, resized.
+    fn crop(&self, g: &mut Emit, x: Port, size: [usize; 2]) -> Result<Port> {
+        let own = [g.known_dim(x, 1, "height")?, g.known_dim(x, 2, "width")?];
+        let larger = |i: usize| own[i] > size[i] || own[i] == size[i] && g.dialect != Dialect::Keras3;
+        let random = larger(0) && larger(1);
+        let mut spans = frame(g, x, size, true)?;
+        for i in 0..2 {
+            if random {
+                let place = self.draw(g, Dim::Known(1), 1, [0.0, (own[i] - size[i] + 1) as f32])?;
+                let place = g.reshape(place, &[])?;
+                let begin = Length::At(g.cast(place, DType::Int32)?);
+                spans[i] = Span { begin, size: Length::Known(size[i]) };
+            } else if let (Dialect::Keras3, Length::Known(begin)) = (g.dialect, spans[i].begin) {
+                // Keras 3 takes as much as it wants from where that part begins.
+                spans[i].size = Length::Known(size[i].min(own[i].saturating_sub(begin)));
+            }
+        }
+        let part = cut(g, x, spans)?;
+        resample::resize(g, part, size.map(Size::To), Method::Bilinear, false)
     }
 
     fn flip(&self, g: &mut Emit, x: Port, horizontal: bool, vertical: bool) -> Result<Port> {
@@ -220,6 +278,17 @@ impl Augment {
                 let (fx, fy) = (fixed(g, wide, cx)?, fixed(g, tall, cy)?);
                 [wide, zeros, fx, zeros, tall, fy]
             }
+            Warp::Shear(x_factor, y_factor) => {
+                let (sign, half) = (self.draw(g, batch, 2, [0.0, 1.0])?, g.scalar(0.5));
+                let back = g.op("Greater", &[sign, half], &[])?;
+                let mut factors = [zeros; 2];
+                for (factor, range) in factors.iter_mut().zip([x_factor, y_factor]) {
+                    let drawn = self.draw(g, batch, 2, *range)?;
+                    let other = g.unary("Neg", drawn)?;
+                    *factor = g.select(back, other, drawn)?;
+                }
+                [ones, factors[0], zeros, factors[1], ones, zeros]
+            }
             Warp::Translation(down, right) => {
                 let down = self.draw(g, batch, 2, *down)?;
                 let right = self.draw(g, batch, 2, *right)?;
@@ -230,4 +299,19 @@ impl Augment {
         let all: Vec<Port> = parts.into_iter().chain([zeros, zeros]).collect();
         g.concat(&all, 1)
     }
+}
+
+/// Numbers from a range, `[batch, 1, …]`.
+pub(super) fn draw(
+    g: &mut Emit,
+    batch: Dim,
+    rank: usize,
+    [low, high]: Range,
+    seed: Option<i64>,
+) -> Result<Port> {
+    let mut dims = vec![Dim::Known(1); rank];
+    dims[0] = batch;
+    let unit = g.random_uniform(&dims, seed)?;
+    let wide = g.scale(unit, high - low)?;
+    g.offset(wide, low)
 }
