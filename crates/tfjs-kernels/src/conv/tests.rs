@@ -61,7 +61,7 @@ fn reference(x: &Tensor, f: &Tensor, g: &Geometry, groups: usize) -> Vec<f64> {
 fn specs() -> Vec<Conv2dSpec> {
     let mut specs = Vec::new();
     for padding in [Padding::Same, Padding::Valid, Padding::Explicit([[2, 0], [1, 3]])] {
-        for strides in [[1, 1], [2, 1], [2, 3]] {
+        for strides in [[1, 1], [2, 1], [2, 2], [2, 3]] {
             for dilations in [[1, 1], [2, 1], [1, 2]] {
                 specs.push(spec(strides, dilations, padding));
             }
@@ -133,6 +133,43 @@ fn winograd_matches_double_precision() {
                     assert_eq!(got.dims(), &shape[..]);
                     // Sums have a standard deviation of up to 17.
                     assert_close(got.data().unwrap(), &want, 2e-4, &format!("{isa} {h}x{w} {padding:?}"));
+                    let two = Threads::new(2).unwrap().run(|| isa.scope(run).unwrap());
+                    assert_eq!(got, two, "bits on two threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pictures_match_double_precision() {
+    // Widths that strips of outputs fill and do not fill; one and two vectors, and an odd one.
+    for ([h, w], window, co, stride) in [([9, 29], 3, 32, 2), ([8, 33], 5, 48, 2), ([7, 17], 3, 16, 1)] {
+        let (x, f) = (tensor(&[2, h, w, 3], 1), tensor(&[window, window, 3, co], 2));
+        for padding in [Padding::Same, Padding::Valid, Padding::Explicit([[2, 0], [1, 3]])] {
+            let spec = spec([stride; 2], [1, 1], padding);
+            let sums = reference(&x, &f, &spec.geometry(x.dims(), [window; 2]).unwrap(), 1);
+            let shape = super::output_shape(x.dims(), f.dims(), &spec).unwrap();
+            let (bias, residual) = (tensor(&[co], 3), tensor(&shape, 4));
+            for activation in [Activation::Relu6, Activation::Swish] {
+                let swish = activation == Activation::Swish;
+                let epilogue = Epilogue {
+                    bias: Some(bias.clone()),
+                    residual: swish.then(|| residual.clone()),
+                    activation,
+                    ..Epilogue::default()
+                };
+                let (bias, residual) = (bias.data::<f32>().unwrap(), residual.data::<f32>().unwrap());
+                let finish = |(i, sum): (usize, &f64)| {
+                    let y = sum + f64::from(bias[i % co]);
+                    let gated = y + f64::from(residual[i]);
+                    if swish { gated / (1.0 + (-gated).exp()) } else { y.clamp(0.0, 6.0) }
+                };
+                let want: Vec<f64> = sums.iter().enumerate().map(finish).collect();
+                for isa in Isa::available() {
+                    let run = || conv2d(&x, &PackedFilter::new(&f, 1).unwrap(), &spec, &epilogue).unwrap();
+                    let got = isa.scope(run).unwrap();
+                    assert_close(got.data().unwrap(), &want, 2e-5, &format!("{isa} {h}x{w} {padding:?}"));
                     let two = Threads::new(2).unwrap().run(|| isa.scope(run).unwrap());
                     assert_eq!(got, two, "bits on two threads");
                 }
