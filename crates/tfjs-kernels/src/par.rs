@@ -12,7 +12,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Condvar, Mutex, Once, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -133,8 +133,8 @@ struct Team {
     epoch: Line<AtomicUsize>,
     /// How many helpers may look at the job, and [`OPEN`].
     gate: Line<AtomicUsize>,
-    /// The next chunk that nobody does yet.
-    next: Line<AtomicUsize>,
+    /// For each thread the chunks of its part that nobody does yet, see [`chunks`].
+    parts: Box<[Line<AtomicU64>]>,
     job: UnsafeCell<Job>,
     panicked: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: AtomicUsize,
@@ -150,12 +150,16 @@ struct Line<T>(T);
 /// Set in [`Team::gate`] while there is a job.
 const OPEN: usize = 1 << (usize::BITS - 1);
 
-/// `f` is to be called with every number below `n`.
+/// `f` is to be called with the number of every chunk.
 #[derive(Clone, Copy)]
 struct Job {
     f: *const (dyn Fn(usize) + Sync),
-    n: usize,
     isa: Option<Isa>,
+}
+
+/// Chunks `from..to` in one word.
+fn chunks(from: u32, to: u32) -> u64 {
+    u64::from(from) << 32 | u64::from(to)
 }
 
 // SAFETY: `job` is written only while the gate is closed and nobody is behind it, and read only behind the open gate; `f`
@@ -174,8 +178,8 @@ impl Team {
             dismissed: AtomicBool::new(false),
             epoch: Line::default(),
             gate: Line::default(),
-            next: Line::default(),
-            job: UnsafeCell::new(Job { f: nothing, n: 0, isa: None }),
+            parts: (0..=helpers).map(|_| Line::default()).collect(),
+            job: UnsafeCell::new(Job { f: nothing, isa: None }),
             panicked: Mutex::default(),
             sleepers: AtomicUsize::new(0),
             bed: Mutex::default(),
@@ -198,16 +202,22 @@ impl Team {
         f()
     }
 
-    fn share(self: &Arc<Team>, n: usize, f: &(dyn Fn(usize) + Sync)) {
+    /// Each thread gets the chunks of one part of the whole, always the same thread the same part: rows of an image
+    /// that one core wrote are then read by that core, and lie in its caches. Who has finished helps the others.
+    fn share(self: &Arc<Team>, n: u32, f: &(dyn Fn(usize) + Sync)) {
         if !self.called.swap(true, Ordering::Relaxed) {
             self.call();
         }
         // SAFETY: only the lifetime changes; nobody looks at the job after `Close` is dropped, below.
         let f: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(f) };
-        let job = Job { f, n, isa: simd::current_override() };
+        let job = Job { f, isa: simd::current_override() };
         // SAFETY: the gate is closed, and all who were behind it have gone: `Close` waited for them.
         unsafe { *self.job.get() = job };
-        self.next.0.store(0, Ordering::Relaxed);
+        let count = self.parts.len() as u64;
+        let cut = |part: usize| (u64::from(n) * part as u64 / count) as u32;
+        for (i, part) in self.parts.iter().enumerate() {
+            part.0.store(chunks(cut(i), cut(i + 1)), Ordering::Relaxed);
+        }
         self.gate.0.fetch_or(OPEN, Ordering::Release);
         self.epoch.0.fetch_add(1, Ordering::SeqCst);
         self.ring();
@@ -225,7 +235,7 @@ impl Team {
                 }
             }
             let _close = Close(self);
-            serially(|| self.work(&job));
+            serially(|| self.work(&job, 0));
         }
         let panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panicked) = panicked {
@@ -233,31 +243,52 @@ impl Team {
         }
     }
 
-    /// Does chunks of the job until all are taken.
-    fn work(&self, job: &Job) {
-        loop {
-            let i = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if i >= job.n {
-                return;
+    /// Does chunks of the job until all are taken, those of part `own` first.
+    fn work(&self, job: &Job, own: usize) {
+        // SAFETY: the job is open, so `share` has not returned.
+        let f = unsafe { &*job.f };
+        while let Some(i) = self.take(own, |from, to| (from, chunks(from + 1, to))) {
+            f(i as usize);
+        }
+        for other in (own + 1..self.parts.len()).chain(0..own) {
+            // From the end, which its owner comes to last.
+            while let Some(i) = self.take(other, |from, to| (to - 1, chunks(from, to - 1))) {
+                f(i as usize);
             }
-            // SAFETY: the job is open, so `share` has not returned.
-            unsafe { (*job.f)(i) };
+        }
+    }
+
+    /// Takes a chunk of a part as `f` says, which gives the chunk and what is left; `None` when none is left.
+    #[inline(always)]
+    fn take(&self, part: usize, f: impl Fn(u32, u32) -> (u32, u64)) -> Option<u32> {
+        let left = &self.parts[part].0;
+        let mut now = left.load(Ordering::Relaxed);
+        loop {
+            let (from, to) = ((now >> 32) as u32, now as u32);
+            if from >= to {
+                return None;
+            }
+            let (chunk, rest) = f(from, to);
+            match left.compare_exchange_weak(now, rest, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(chunk),
+                Err(other) => now = other,
+            }
         }
     }
 
     /// Asks the pool for helpers. They come when they have time, and are not waited for.
     fn call(self: &Arc<Team>) {
-        for _ in 0..self.helpers {
+        for part in 1..=self.helpers {
             let team = self.clone();
             match &self.pool {
-                Some(pool) => pool.spawn(move || team.help()),
-                None => rayon::spawn(move || team.help()),
+                Some(pool) => pool.spawn(move || team.help(part)),
+                None => rayon::spawn(move || team.help(part)),
             }
         }
     }
 
-    /// What a helper does.
-    fn help(&self) {
+    /// What the helper does whose chunks are those of part `own`.
+    fn help(&self, own: usize) {
         let (mut seen, mut looks) = (0, 0);
         while !self.dismissed.load(Ordering::Acquire) {
             let epoch = self.epoch.0.load(Ordering::Acquire);
@@ -266,7 +297,7 @@ impl Team {
                 if self.gate.0.fetch_add(1, Ordering::AcqRel) & OPEN != 0 {
                     // SAFETY: behind the open gate.
                     let job = unsafe { *self.job.get() };
-                    let work = || serially(|| simd::with_override(job.isa, || self.work(&job)));
+                    let work = || serially(|| simd::with_override(job.isa, || self.work(&job, own)));
                     if let Err(panicked) = panic::catch_unwind(AssertUnwindSafe(work)) {
                         *self.panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(panicked);
                     }
@@ -311,7 +342,10 @@ fn share(n: usize, f: &(dyn Fn(usize) + Sync)) {
     if n <= 1 || threads() <= 1 {
         (0..n).for_each(f);
     } else if let Some(team) = TEAM.with_borrow(Option::clone) {
-        team.share(n, f);
+        match u32::try_from(n) {
+            Ok(n) => team.share(n, f),
+            Err(_) => (0..n).for_each(f),
+        }
     } else {
         let isa = simd::current_override();
         (0..n).into_par_iter().for_each(|i| simd::with_override(isa, || f(i)));
