@@ -210,9 +210,11 @@ pub(crate) fn detect(location: &str) -> Result<Kind, CliError> {
     File::open(path).map_err(failed)?.take(64).read_to_end(&mut start).map_err(failed)?;
     let text = start.iter().copied().find(|b| !b.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(b));
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(if start.starts_with(b"\x89HDF\r\n\x1a\n") || name.ends_with(".weights.json") {
+    let ends = |endings: &[&str]| endings.iter().any(|e| name.ends_with(e));
+    // What only bears the name of a Keras file is said to be none when it is opened.
+    Ok(if start.starts_with(b"\x89HDF\r\n\x1a\n") || ends(&[".h5", ".hdf5", ".weights.json"]) {
         Kind::Keras(InputFormat::Keras)
-    } else if start.starts_with(b"PK\x03\x04") {
+    } else if start.starts_with(b"PK\x03\x04") || ends(&[".keras"]) {
         Kind::Keras(InputFormat::KerasKeras)
     } else if name.starts_with("saved_model.pb") {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

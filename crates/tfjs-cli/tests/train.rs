@@ -268,3 +268,65 @@ fn an_interrupted_training_leaves_a_model() {
     assert!(model.restore_training().unwrap() && model.steps() > 0);
     assert!(dir.path().join("out/history.csv").exists());
 }
+
+#[test]
+fn a_file_that_only_bears_the_name_of_a_keras_file_is_said_to_be_none() {
+    let dir = classes();
+    let page = "it is neither an HDF5 file (.h5) nor a zip archive (.keras)";
+    for (name, content, found) in [
+        ("notes.h5", "these are notes", ""),
+        ("page.keras", "<html>not found</html>", "a web page"),
+        ("model.hdf5", "{\"class_name\": \"Sequential\"}", "JSON text"),
+    ] {
+        fs::write(dir.path().join(name), content).unwrap();
+        for args in [&["train", name, "--x", "x.npy", "--y", "y.npy", "out"][..], &["run", name]] {
+            let text = err(tfjs(&dir).args(args), 1);
+            assert!(text.contains(name) && text.contains(page) && text.contains(found), "{text}");
+        }
+        let text = out(tfjs(&dir).args(["inspect", name]));
+        assert!(text.contains(page) && text.contains(found), "{text}");
+    }
+}
+
+/// As on a full disk: nothing may grow beyond so many blocks.
+#[cfg(unix)]
+#[test]
+fn a_save_that_finds_no_room_leaves_the_old_model_whole_and_names_the_file() {
+    let dir = classes();
+    let large = Sequential::new().add(Dense::new(300).input_shape([300]).name("large")).build(1).unwrap();
+    large.save(dir.path().join("large")).unwrap();
+    let files = |path: &Path| {
+        let mut all: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .filter(|p| p.is_file())
+            .map(|p| (p.file_name().unwrap().to_owned(), fs::read(&p).unwrap()))
+            .collect();
+        all.sort();
+        all
+    };
+    for (format, to) in [("tfjs_layers_model", "model"), ("keras", "old.h5"), ("keras_keras", "old.keras")] {
+        let convert = |from: &str, limit: &str| {
+            let mut command = Command::new("sh");
+            let tfjs = env!("CARGO_BIN_EXE_tfjs");
+            let line = format!(
+                "trap '' XFSZ; ulimit -f {limit}; exec '{tfjs}' convert --input_format tfjs_layers_model --output_format {format} {from}/model.json {to}"
+            );
+            command.current_dir(dir.path()).args(["-c", &line]);
+            command
+        };
+        if format != "tfjs_layers_model" {
+            convert("model", "unlimited").assert().success();
+        }
+        let place = dir.path().join(to);
+        let place = if place.is_dir() { place } else { dir.path().to_owned() };
+        let before = files(&place);
+        let text = err(&mut convert("large", "64"), 1);
+        assert!(
+            text.contains("cannot write") && text.contains(to) && text.contains("File too large"),
+            "{text}"
+        );
+        assert!(!text.contains("ZipWriter"), "{text}");
+        assert_eq!(files(&place), before);
+    }
+}

@@ -118,6 +118,15 @@ pub enum ConvertError {
         /// TensorFlow's name of the type.
         dtype: &'static str,
     },
+    /// A Keras file cannot be written.
+    #[error("cannot write the Keras file {}", path.display())]
+    WriteKeras {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: KerasError,
+    },
     /// A Keras file is broken or refused.
     #[error("cannot read the Keras file {}", path.display())]
     Keras {

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{BufWriter, Write},
+    mem::ManuallyDrop,
     path::Path,
 };
 
@@ -10,7 +11,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tfjs_format::io::{Unfinished, check_path, uninterrupted};
 use tfjs_layers::StoredWeight;
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+use zip::{CompressionMethod, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
 use super::{H5Group, KerasError, file::in_file, h5::join};
 use crate::ConvertError;
@@ -124,23 +125,27 @@ impl KerasArchive {
     pub fn write(&self, path: &Path) -> Result<(), ConvertError> {
         let weights = self.tree().map_err(|source| in_file(path, source))?;
         atomically(path, |file| {
-            let mut zip = ZipWriter::new(file);
+            // One that is dropped tries once more to write, and prints that it cannot.
+            let mut zip = ManuallyDrop::new(ZipWriter::new(file));
             let member = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-            let broken = |e: zip::result::ZipError| KerasError::Zip(Box::new(e));
+            let broken = |e: ZipError| match e {
+                ZipError::Io(e) => KerasError::Io(e),
+                other => KerasError::Zip(Box::new(other)),
+            };
             zip.start_file("metadata.json", member).map_err(broken)?;
             zip.write_all(Value::Object(self.metadata.clone()).to_string().as_bytes())?;
             zip.start_file("config.json", member).map_err(broken)?;
             zip.write_all(python_json(&self.config).as_bytes())?;
             // Its size is not known yet.
             zip.start_file("model.weights.h5", member.large_file(true)).map_err(broken)?;
-            weights.write(&mut zip)?;
+            weights.write(&mut *zip)?;
             for (name, contents) in &self.assets {
                 let refused = |e| KerasError::Member { name: name.clone(), what: format!("is refused: {e}") };
                 check_path(name).map_err(refused)?;
                 zip.start_file(join("assets", name), member).map_err(broken)?;
                 zip.write_all(contents)?;
             }
-            zip.finish().map_err(broken)?;
+            ManuallyDrop::into_inner(zip).finish().map_err(broken)?;
             Ok(())
         })
     }
@@ -195,7 +200,7 @@ pub(crate) fn atomically(
     let temporary = builder.tempfile_in(beside).map_err(failed)?;
     let unfinished = Unfinished::new(temporary.path());
     let mut out = BufWriter::with_capacity(1 << 16, temporary.as_file());
-    write(&mut out).map_err(|source| in_file(path, source))?;
+    write(&mut out).map_err(|source| ConvertError::WriteKeras { path: path.to_path_buf(), source })?;
     out.flush().map_err(failed)?;
     drop(out);
     let whole = uninterrupted();
