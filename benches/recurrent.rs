@@ -16,7 +16,7 @@ use tfjs_kernels::{
 const FITS: &str = "shapes that go together";
 
 /// Batch, steps, units.
-const SIZES: &[[usize; 3]] = &[[1, 50, 128], [16, 50, 128], [32, 30, 256], [1, 30, 512]];
+const SIZES: &[[usize; 3]] = &[[1, 50, 128], [1, 100, 256], [16, 50, 128], [32, 30, 256], [1, 30, 512]];
 
 fn copy(t: &Tensor) -> Tensor {
     Tensor::new(t.shape(), t.data::<f32>().expect("floats").to_vec()).expect(FITS)

@@ -708,6 +708,7 @@ fn optimize(graph: &mut Graph, registry: &Registry) -> Result<(), GraphError> {
     passes::prune(graph);
     passes::fold_constants(graph, registry)?;
     passes::fuse_recurrent_loops(graph, registry)?;
+    passes::recognize_blocks(graph, registry)?;
     passes::everywhere(graph, &mut |g| {
         passes::simplify(g)
             + passes::sink_squeezes(g)

@@ -6,6 +6,7 @@
 mod activations;
 mod batch_norm;
 mod bias;
+mod blocks;
 mod branches;
 mod dedup;
 mod fold;
@@ -25,6 +26,7 @@ pub use self::{
     activations::recognize_activations,
     batch_norm::fold_batch_norms,
     bias::normalize_bias_adds,
+    blocks::recognize_blocks,
     branches::resolve_branches,
     dedup::dedup,
     fold::{fold_constants, infer_facts},

@@ -50,12 +50,12 @@ pub(crate) fn flops(op: &str, inputs: &[&[usize]], outputs: &[&[usize]]) -> u64 
             [batch, time, _] => (batch * time) as u64 * size(b),
             _ => 0,
         },
-        // Queries with keys, weights with values.
-        name if name.contains("Attention") => {
-            let columns = inputs.get(2).and_then(|v| v.last()).copied().unwrap_or(0) as u64;
-            let keys = b.iter().rev().nth(1).copied().unwrap_or(0) as u64;
-            let queries = a.last().map_or(0, |&n| size(a) / n.max(1) as u64);
-            queries * keys * (a.last().copied().unwrap_or(0) as u64 + columns)
+        // Rows · inner dimension, inner dimension · columns and rows · columns are known.
+        "_Dense" => (size(a) * size(b)).saturating_mul(size(out)).isqrt(),
+        // Queries with keys, weights with values. Shapes do not tell rows from heads, of which there are fewer.
+        "_Attention" => {
+            let keys = b.iter().skip(1).take(2).max().map_or(0, |&n| n as u64);
+            (size(a) + size(out)) * keys
         }
         _ => 0,
     };
@@ -78,6 +78,9 @@ mod tests {
         assert_eq!(flops("MatMul", &[&[5, 4], &[6, 5]], &[&[4, 6]]), 2 * 4 * 5 * 6);
         assert_eq!(flops("BatchMatMulV2", &[&[2, 3, 4, 5], &[5, 6]], &[&[2, 3, 4, 6]]), 2 * 6 * 4 * 5 * 6);
         assert_eq!(flops("_SequenceLSTM", &[&[2, 7, 16], &[4, 16]], &[&[2, 7, 4]]), 2 * 2 * 7 * 4 * 16);
+        assert_eq!(flops("_Dense", &[&[2, 3, 4, 5], &[20, 6]], &[&[2, 3, 6]]), 2 * 6 * 20 * 6);
+        let rows_first: &[usize] = &[2, 7, 3, 4];
+        assert_eq!(flops("_Attention", &[rows_first; 3], &[rows_first]), 2 * 2 * 3 * 7 * 7 * (4 + 4));
         assert_eq!(flops("Relu", &[&[4]], &[&[4]]), 0);
         assert_eq!(flops("MatMul", &[&[0, 5], &[5, 0]], &[&[0, 0]]), 0);
     }

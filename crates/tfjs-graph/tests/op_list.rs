@@ -99,6 +99,7 @@ const REFUSED: &[(&str, &[&str])] = &[
             "_SequenceRNNGrad",
         ],
     ),
+    ("they are put into plans, after gradients were taken", &["_Attention", "_Dense", "_LayerNorm"]),
     (
         "a pass puts them into graphs that are run, behind all gradients",
         &["_Gelu", "_GeluTanh", "_HardSigmoid", "_HardSwish", "_Swish"],

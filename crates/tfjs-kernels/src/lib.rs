@@ -1,4 +1,5 @@
 //! Tensors and the arithmetic of TensorFlow ops on the CPU.
+pub mod attention;
 pub mod binary;
 mod broadcast;
 mod buffer;

@@ -1,8 +1,10 @@
-//! Normalisations: batch norm, softmax, local response normalisation.
+//! Normalisations: batch norm, layer norm, softmax, local response normalisation.
 
 mod backward;
+mod layer;
 
 pub use backward::{BatchNormGrads, batch_norm_grad, lrn_grad};
+pub use layer::layer_norm;
 
 use crate::{
     DataFormat, KernelError, Result, Tensor, TensorOf, par, pool,

@@ -417,6 +417,119 @@ pub(crate) fn reduce<R: Send>(
     map_ranges(n, block, map).into_iter().fold(init, fold)
 }
 
+/// Calls `f(step, items)` for every step in order, with ranges that cover the `n` items of a step; steps do not overlap.
+///
+/// For steps of microseconds: threads keep their items from step to step, whose data stay in their caches, and wait for
+/// each other by looking, not by sleeping. A thread that does not come, or comes late, is not waited for: the first
+/// one does its items meanwhile. Results must not depend on how items are cut; a range has at least `least` of them.
+pub(crate) fn in_step(n: usize, least: usize, steps: usize, f: impl Fn(usize, Range<usize>) + Sync + Send) {
+    let parts = threads().min(n / least.max(1)).max(1);
+    let range = |part: usize| part * n / parts..(part + 1) * n / parts;
+    if parts == 1 {
+        (0..steps).for_each(|step| f(step, 0..n));
+        return;
+    }
+    let run = Steps { over: AtomicBool::new(false), parts: (0..parts).map(|_| Part::default()).collect() };
+    let came = AtomicUsize::new(0);
+    // The first who comes leads, so that nobody waits for one who is still to come.
+    for_each(parts, |_| match came.fetch_add(1, Ordering::Relaxed) {
+        0 => run.lead(steps, |step, part| f(step, range(part))),
+        part => run.help(part, steps, |step| f(step, range(part))),
+    });
+}
+
+/// How far a part is in [`in_step`], on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part {
+    /// Steps that somebody has taken on.
+    taken: AtomicUsize,
+    /// Steps that are done.
+    done: AtomicUsize,
+}
+
+/// Who has done what in [`in_step`].
+struct Steps {
+    /// There will be no more steps.
+    over: AtomicBool,
+    parts: Vec<Part>,
+}
+
+impl Steps {
+    /// Whether this step of a part is now the caller's.
+    fn take(&self, part: usize, step: usize) -> bool {
+        let taken = &self.parts[part].taken;
+        taken.compare_exchange(step, step + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// How many steps are done whole.
+    fn whole(&self) -> usize {
+        self.parts.iter().map(|p| p.done.load(Ordering::Acquire)).min().unwrap_or(0)
+    }
+
+    fn lead(&self, steps: usize, f: impl Fn(usize, usize)) {
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        // Also when a step panics nobody may wait for the next.
+        let _over = Over(&self.over);
+        for step in 0..steps {
+            f(step, 0);
+            self.parts[0].done.store(step + 1, Ordering::Release);
+            for (i, part) in self.parts.iter().enumerate().skip(1) {
+                if self.take(i, step) {
+                    f(step, i);
+                    part.done.store(step + 1, Ordering::Release);
+                } else {
+                    wait(|| part.done.load(Ordering::Acquire) > step);
+                }
+            }
+        }
+    }
+
+    fn help(&self, part: usize, steps: usize, f: impl Fn(usize)) {
+        let mut next = 0;
+        loop {
+            wait(|| self.whole() >= next || self.over.load(Ordering::Acquire));
+            next = self.whole();
+            if next == steps || self.over.load(Ordering::Acquire) {
+                return;
+            }
+            if self.take(part, next) {
+                let _done = Announce(&self.parts[part].done, next + 1);
+                f(next);
+            }
+            next += 1;
+        }
+    }
+}
+
+/// Sets a number at the end of its scope, however that ends.
+struct Announce<'a>(&'a AtomicUsize, usize);
+
+impl Drop for Announce<'_> {
+    fn drop(&mut self) {
+        self.0.store(self.1, Ordering::Release);
+    }
+}
+
+/// Looks until something is true; the others are expected within microseconds.
+fn wait(ready: impl Fn() -> bool) {
+    let mut looks = 0u32;
+    while !ready() {
+        looks += 1;
+        if looks.is_multiple_of(4096) {
+            // There may be fewer processors than threads.
+            std::thread::yield_now();
+        } else {
+            hint::spin_loop();
+        }
+    }
+}
+
 /// A slice that several threads write, each its own part.
 pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
@@ -461,7 +574,9 @@ impl<'a, T> Disjoint<'a, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Threads, for_each_chunk, for_each_chunk2, map_ranges, reduce, threads};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::{Threads, for_each_chunk, for_each_chunk2, in_step, map_ranges, reduce, threads};
     use crate::simd::Isa;
 
     #[test]
@@ -556,6 +671,38 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn every_item_of_a_step_is_done_once_and_before_the_next_step() {
+        for threads in [1, 2, 3] {
+            for (n, least) in [(0, 1), (1, 1), (7, 1), (7, 3), (16, 8)] {
+                let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                Threads::new(threads).unwrap().run(|| {
+                    in_step(n, least, 500, |step, items| {
+                        assert!(
+                            counts.iter().all(|c| (step..=step + 1).contains(&c.load(Ordering::Relaxed)))
+                        );
+                        for count in &counts[items] {
+                            assert_eq!(count.fetch_add(1, Ordering::Relaxed), step);
+                        }
+                    });
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 500));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_step_ends_them() {
+        for at in [0, 15] {
+            let ended = std::panic::catch_unwind(|| {
+                Threads::new(2).unwrap().run(|| {
+                    in_step(16, 8, 100, |step, items| assert!(step != 50 || !items.contains(&at)));
+                });
+            });
+            assert!(ended.is_err());
+        }
     }
 
     #[test]

@@ -57,10 +57,10 @@ enum Kind {
 
 /// A product of matrices, and what is done to it.
 #[derive(Debug, Clone)]
-struct Product {
+pub(super) struct Product {
     kind: Kind,
     a: Orientation,
-    b: Orientation,
+    pub(super) b: Orientation,
     /// Names of the fused ops that take an input each, in order.
     args: Vec<Arg>,
     activation: Activation,
@@ -89,6 +89,11 @@ fn product(b: &Build<'_>, a_attr: &str, b_attr: &str, kind: Kind) -> Result<Box<
 }
 
 fn fused_product(b: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
+    Ok(Box::new(with_epilogue(b)?))
+}
+
+/// A product of matrices and what its attributes say is done to it.
+pub(super) fn with_epilogue(b: &Build<'_>) -> Result<Product, OpError> {
     let orient = |name| Ok::<_, OpError>(Orientation::transposed(b.attrs.bool_or(name, false)?));
     let mut p = Product {
         kind: Kind::Matrices,
@@ -118,12 +123,17 @@ fn fused_product(b: &Build<'_>) -> Result<Box<dyn Op>, OpError> {
     if b.facts.len() != 2 + p.args.len() {
         return Err(OpError::Arity { got: b.facts.len(), expected: (2 + p.args.len()).to_string() });
     }
-    Ok(Box::new(p))
+    Ok(p)
 }
 
 impl Product {
+    /// Which input is added to the product, besides a bias.
+    pub(super) fn residual_input(&self) -> Option<usize> {
+        self.args.iter().position(|&a| a == Arg::Residual).map(|i| 2 + i)
+    }
+
     /// The epilogue, from inputs 2 on.
-    fn epilogue(&self, x: &mut Inputs) -> Result<Epilogue, OpError> {
+    pub(super) fn epilogue(&self, x: &mut Inputs) -> Result<Epilogue, OpError> {
         let mut e = Epilogue::activation(self.activation);
         for (i, arg) in self.args.iter().enumerate() {
             let t = Some(x.take(2 + i)?);

@@ -32,6 +32,7 @@ mod activation;
 mod arithmetic;
 mod backends;
 mod basic_math;
+mod blocks;
 pub(crate) mod control;
 mod convolution;
 mod creation;
@@ -64,6 +65,7 @@ pub fn families() -> impl Iterator<Item = (&'static str, &'static [OpDef])> {
         ("activation", activation::OPS),
         ("arithmetic", arithmetic::OPS),
         ("basic_math", basic_math::OPS),
+        ("blocks", blocks::OPS),
         ("control", control::OPS),
         ("control flow V1", control::FLOW),
         ("TensorList", control::LIST_OPS),

@@ -47,6 +47,8 @@ const FUSED: &[(&str, &str)] = &[
     ("Conv2D", "_FusedConv2D"),
     ("MatMul", "_FusedMatMul"),
     ("DepthwiseConv2dNative", "FusedDepthwiseConv2dNative"),
+    // Of this runtime alone, and always with its bias already.
+    ("_Dense", "_Dense"),
 ];
 
 /// Fuses `contraction + BiasAdd [+ activation]`, and activations after an already fused bias, into one node; says how many.
@@ -70,6 +72,9 @@ fn fuse_bias(v: &View<'_>, id: NodeId, target: FuseTarget) -> Option<Patch> {
     }
     let names: Vec<&str> = FUSED.iter().map(|f| f.0).collect();
     let (producer_id, producer) = v.sole_producer(node.inputs[0], &names)?;
+    if !producer.attrs.strings("fused_ops").ok()?.is_empty() {
+        return None;
+    }
     let nhwc = |n: &Node| n.attrs.str_or("data_format", "NHWC").is_ok_and(|f| f == "NHWC");
     let float = producer.attrs.opt_data_type("T").ok()?.unwrap_or(DataType::DtFloat) == DataType::DtFloat;
     // Fused kernels add the bias along the last axis; those of TF.js take other layouts for NHWC altogether.
@@ -100,15 +105,15 @@ fn fuse_activation(v: &View<'_>, id: NodeId, target: FuseTarget) -> Option<Patch
     Some(Patch { set: vec![(id, set)], chain: vec![producer_id], ..Patch::default() })
 }
 
-/// A sum with the result of a convolution that nothing else follows yet.
+/// A sum with the result of a convolution or dense layer that nothing else follows yet.
 fn fuse_residual(v: &View<'_>, id: NodeId) -> Option<Patch> {
     let node = v.graph.node(id);
     if !matches!(node.op.as_str(), "Add" | "AddV2") {
         return None;
     }
-    const CONVOLUTIONS: &[&str] = &["Conv2D", "_FusedConv2D"];
+    const PRODUCERS: &[&str] = &["Conv2D", "_FusedConv2D", "_Dense"];
     (0..2).find_map(|side| {
-        let (producer_id, producer) = v.sole_producer(node.inputs[side], CONVOLUTIONS)?;
+        let (producer_id, producer) = v.sole_producer(node.inputs[side], PRODUCERS)?;
         let float =
             |n: &Node| n.attrs.opt_data_type("T").is_ok_and(|t| t.is_none_or(|t| t == DataType::DtFloat));
         let steps = producer.attrs.strings("fused_ops").ok()?;

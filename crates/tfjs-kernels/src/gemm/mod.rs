@@ -15,8 +15,10 @@ use crate::{
     vecmath::Rect,
 };
 
+mod borrowed;
 pub(crate) mod tile;
 
+pub(crate) use borrowed::BorrowedRhs;
 use tile::{Args, Layout, PANEL_STRIDE};
 
 /// Columns of the left operand per block: the block of a right panel stays in the first cache.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     KernelError, Result, Tensor,
     epilogue::Finish,
-    gemm::{self, Matrix, PackedRhs, Rhs, Sum, Target, Turned},
+    gemm::{self, Matrix, PackedRhs, Sum, Target, Turned},
     par::{self, Disjoint},
     reduce::{ReduceOp, reduce},
     scratch,
@@ -190,7 +190,7 @@ impl Run<'_> {
                     let target = Target { start: samples.start * u, stride: u };
                     // SAFETY: the states of these samples are this task's.
                     unsafe {
-                        let kernel = &self.kernel.parts[part];
+                        let kernel = &self.kernel.parts()[part];
                         gemm::gemm_part(&lhs, kernel, &self.h, target, &Finish::default(), Sum::Onto);
                     }
                 };
@@ -199,7 +199,7 @@ impl Run<'_> {
                     let data = unsafe { self.gates.slice(first * width + 2 * u..first * width + len(width)) };
                     let lhs = Matrix { data, rows, strides: (sample * width, 1) };
                     let target = Target { start: 0, stride: u };
-                    gemm::gemm(&lhs, &self.kernel.parts[1], aside, target, &Finish::default());
+                    gemm::gemm(&lhs, &self.kernel.parts()[1], aside, target, &Finish::default());
                     self.reset(samples.clone(), step, aside);
                 }
                 product(&self.gates, 0, width, 0);
@@ -211,7 +211,7 @@ impl Run<'_> {
     }
 
     fn step(&self, samples: Range<usize>, step: usize) {
-        let isa = self.kernel.parts[0].isa();
+        let isa = self.kernel.isa;
         match (self.seq.activation, self.seq.recurrent_activation) {
             (Gate::Tanh, Gate::Sigmoid) => {
                 simd::dispatch_on(isa, Step { run: self, samples, step, act: Tanh, gate: Sigmoid });
@@ -222,7 +222,7 @@ impl Run<'_> {
 
     /// The reset gate of a GRU that resets before, from the gradient of `r·h` in `aside`.
     fn reset(&self, samples: Range<usize>, step: usize, aside: &[f32]) {
-        let (isa, gate) = (self.kernel.parts[0].isa(), self.seq.recurrent_activation);
+        let (isa, gate) = (self.kernel.isa, self.seq.recurrent_activation);
         simd::dispatch_on(isa, Reset { run: self, samples, step, aside, gate });
     }
 }

@@ -2,19 +2,22 @@
 //!
 //! What a cell computes from its inputs alone, `x·K + b`, comes in as one product of all steps. Here the rest happens, in
 //! place: the recurrent product of a step is added to its rows, then one pass over them makes gates and states.
-//! Samples do not depend on each other, so threads share them and never wait for each other within the sequence.
+//! Samples do not depend on each other, so threads share them and never wait for each other within the sequence. A sample
+//! that is alone is run in another way (`alone`).
 //!
 //! For the gradient, [`Sequence::forward`] keeps what [`Sequence::backward`] needs: gates, and states before each step.
 //! Gradients of weights are then one product over all steps.
 
+mod alone;
 mod backward;
 mod function;
 mod step;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
+use self::alone::{Alone, Interleaved};
 pub use self::{
     backward::{Backward, Gradients},
     function::Gate,
@@ -89,35 +92,38 @@ pub struct Sequence {
     pub zero_masked: bool,
 }
 
-/// A recurrent kernel `[units, gates · units]`, laid out for the products of a step.
+/// A recurrent kernel `[units, gates · units]`, laid out for the products of a step when the first of them runs.
 #[derive(Clone, Debug)]
 pub struct RecurrentKernel {
+    cell: Cell,
     units: usize,
-    parts: Vec<PackedRhs>,
+    isa: Isa,
+    source: TensorOf<f32>,
+    transposed: bool,
+    parts: OnceLock<Vec<PackedRhs>>,
+    /// For one sample.
+    interleaved: OnceLock<Interleaved>,
 }
 
 impl RecurrentKernel {
     /// # Errors
     /// When it is not a `float32` matrix of that shape.
     pub fn new(cell: Cell, kernel: &Tensor) -> Result<RecurrentKernel> {
-        let (kernel, units) = checked(cell, kernel)?;
-        let width = cell.gates() * units;
-        let part = |&(first, end): &(usize, usize)| {
-            let from = kernel.data().get(first * units..).unwrap_or_default();
-            PackedRhs::new(Isa::current(), units, (end - first) * units, from, (width, 1))
-        };
-        Ok(RecurrentKernel { units, parts: cell.parts().iter().map(part).collect() })
+        let (source, units) = checked(cell, kernel)?;
+        Ok(RecurrentKernel {
+            cell,
+            units,
+            isa: Isa::current(),
+            source: source.clone(),
+            transposed: false,
+            parts: OnceLock::new(),
+            interleaved: OnceLock::new(),
+        })
     }
 
     /// The transposes of the parts.
     fn transposed(cell: Cell, kernel: &Tensor) -> Result<RecurrentKernel> {
-        let (kernel, units) = checked(cell, kernel)?;
-        let width = cell.gates() * units;
-        let part = |&(first, end): &(usize, usize)| {
-            let from = kernel.data().get(first * units..).unwrap_or_default();
-            PackedRhs::new(Isa::current(), (end - first) * units, units, from, (1, width))
-        };
-        Ok(RecurrentKernel { units, parts: cell.parts().iter().map(part).collect() })
+        Ok(RecurrentKernel { transposed: true, ..RecurrentKernel::new(cell, kernel)? })
     }
 
     /// Size of a state.
@@ -125,9 +131,32 @@ impl RecurrentKernel {
         self.units
     }
 
-    /// Memory taken, in bytes.
+    /// Memory taken by layouts that were needed so far, in bytes.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(PackedRhs::bytes).sum()
+        let parts = self.parts.get().map_or(0, |p| p.iter().map(PackedRhs::bytes).sum());
+        parts + self.interleaved.get().map_or(0, Interleaved::bytes)
+    }
+
+    /// One matrix for each of the cell's parts.
+    fn parts(&self) -> &[PackedRhs] {
+        self.parts.get_or_init(|| {
+            let width = self.cell.gates() * self.units;
+            let part = |&(first, end): &(usize, usize)| {
+                let from = self.source.data().get(first * self.units..).unwrap_or_default();
+                let cols = (end - first) * self.units;
+                if self.transposed {
+                    PackedRhs::new(self.isa, cols, self.units, from, (1, width))
+                } else {
+                    PackedRhs::new(self.isa, self.units, cols, from, (width, 1))
+                }
+            };
+            self.cell.parts().iter().map(part).collect()
+        })
+    }
+
+    fn interleaved(&self) -> &Interleaved {
+        self.interleaved
+            .get_or_init(|| Interleaved::new(self.isa, self.units, self.cell.gates(), self.source.data()))
     }
 }
 
@@ -328,6 +357,12 @@ impl Sequence {
             (false, 0) if mask.data.is_none() => h.clone().into(),
             (false, _) => pool::zeros(h.len()),
         };
+        if at.batch == 1 && !save && self.cell != (Cell::Gru { reset_after: false }) {
+            let kernel = kernel.interleaved();
+            let alone = Alone { seq: self, at, mask: &mask, kernel, bias, x: x.data() };
+            h = alone.run(&h, &mut c, &mut y);
+            return self.results(&dims, &at, y, h, c);
+        }
         let mut before = if save { pool::buffer(rows) } else { Buffer::default() };
         let mut more = if save && self.cell.keeps_more() { pool::buffer(rows) } else { Buffer::default() };
         let run = Run {
@@ -347,7 +382,6 @@ impl Sequence {
         if at.units > 0 {
             par::for_each(blocks.len(), |i| run.block(blocks[i].clone()));
         }
-        let state = [at.batch, at.units];
         let all = [dims[0], dims[1], at.units];
         let saved = if save {
             let more = if self.cell.keeps_more() {
@@ -359,15 +393,27 @@ impl Sequence {
         } else {
             None
         };
+        Ok(Forward { saved, ..self.results(&dims, &at, y, h, c)? })
+    }
+
+    fn results(
+        &self,
+        dims: &[usize],
+        at: &Layout,
+        y: Buffer<f32>,
+        h: Vec<f32>,
+        c: Vec<f32>,
+    ) -> Result<Forward> {
+        let state = [at.batch, at.units];
         Ok(Forward {
             y: if self.return_sequences {
-                Tensor::from_buffer(all, y)?
+                Tensor::from_buffer([dims[0], dims[1], at.units], y)?
             } else {
                 Tensor::from_buffer(state, y)?
             },
             h: Tensor::new(state, h)?,
             c: if self.cell == Cell::Lstm { Tensor::new(state, c)? } else { Tensor::new([0], c)? },
-            saved,
+            saved: None,
         })
     }
 }
@@ -414,7 +460,7 @@ impl Run<'_> {
                         // SAFETY: the states of these samples are this task's.
                         let h = unsafe { self.h.slice(samples.start * u..samples.end * u) };
                         let lhs = Matrix { data: h, rows: samples.len(), strides: (u, 1) };
-                        gemm::gemm(&lhs, &self.kernel.parts[1], aside, target, &finish);
+                        gemm::gemm(&lhs, &self.kernel.parts()[1], aside, target, &finish);
                     }
                     Cell::Gru { reset_after: false } => {
                         self.add_states(&samples, step, 0);
@@ -451,6 +497,6 @@ impl Run<'_> {
         let target = Target { start, stride: sample * width };
         let finish = Finish { bias, ..Finish::default() };
         // SAFETY: rows of these samples are this task's.
-        unsafe { gemm::gemm_part(lhs, &self.kernel.parts[part], &self.x, target, &finish, Sum::Onto) };
+        unsafe { gemm::gemm_part(lhs, &self.kernel.parts()[part], &self.x, target, &finish, Sum::Onto) };
     }
 }

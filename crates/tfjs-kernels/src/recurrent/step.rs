@@ -5,15 +5,12 @@ use super::{
     Cell, Run,
     function::{Function, Gate, Sigmoid, Tanh},
 };
-use crate::{
-    gemm::Rhs,
-    simd::{self, Kernel, Simd},
-};
+use crate::simd::{self, Kernel, Simd};
 
 /// Makes the states after a step, and its outputs. `aside` holds the recurrent product of the candidate of a GRU that resets
 /// after.
 pub(super) fn step(run: &Run<'_>, samples: Range<usize>, step: usize, aside: &[f32]) {
-    let isa = run.kernel.parts[0].isa();
+    let isa = run.kernel.isa;
     match (run.seq.activation, run.seq.recurrent_activation) {
         (Gate::Tanh, Gate::Sigmoid) => {
             simd::dispatch_on(isa, Step { run, samples, step, aside, act: Tanh, gate: Sigmoid });
@@ -24,7 +21,7 @@ pub(super) fn step(run: &Run<'_>, samples: Range<usize>, step: usize, aside: &[f
 
 /// Makes update and reset gates of a GRU that resets before, and `r·h` in `aside`.
 pub(super) fn reset(run: &Run<'_>, samples: Range<usize>, step: usize, aside: &mut [f32]) {
-    let isa = run.kernel.parts[0].isa();
+    let isa = run.kernel.isa;
     match run.seq.recurrent_activation {
         Gate::Sigmoid => simd::dispatch_on(isa, Reset { run, samples, step, aside, gate: Sigmoid }),
         gate => simd::dispatch_on(isa, Reset { run, samples, step, aside, gate }),
@@ -245,7 +242,7 @@ fn gru_before<S: Simd>(s: S, act: impl Function, x: &mut [f32], h: &mut [f32], k
 
 /// `z h + (1 - z) h̃`
 #[inline(always)]
-fn mixed<S: Simd>(s: S, z: S::F32, h: S::F32, candidate: S::F32) -> S::F32 {
+pub(super) fn mixed<S: Simd>(s: S, z: S::F32, h: S::F32, candidate: S::F32) -> S::F32 {
     let rest = s.sub(s.splat(1.0), z);
     s.fma(z, h, s.mul(rest, candidate))
 }

@@ -211,6 +211,41 @@ impl Case {
     }
 }
 
+impl Case {
+    /// Forwards only.
+    fn check_forward(&self) {
+        let numbers = self.numbers();
+        let tensors: Vec<Tensor> = (0..5).map(|i| self.tensor(i, &numbers[i])).collect();
+        let numbers: Numbers = std::array::from_fn(|i| {
+            tensors[i].data::<f32>().unwrap().iter().map(|&x| f64::from(x)).collect()
+        });
+        let mask = self.mask();
+        let given = Given {
+            bias: (self.seq.cell == Cell::Gru { reset_after: true }).then_some(&tensors[2]),
+            h: Some(&tensors[3]),
+            c: Some(&tensors[4]),
+            mask: mask.as_ref(),
+        };
+        let want = self.plain(&numbers);
+        let what = format!("{:?} {} {} {}", self.seq, self.batch, self.time, self.units);
+        for isa in Isa::available() {
+            let run = || {
+                let kernel = RecurrentKernel::new(self.seq.cell, &tensors[1]).unwrap();
+                let out = self.seq.forward(tensors[0].clone(), &kernel, given, false).unwrap();
+                [out.y, out.h, out.c]
+            };
+            let got = isa.scope(|| Threads::new(1).unwrap().run(run)).unwrap();
+            for threads in [2, 3] {
+                assert_eq!(got, isa.scope(|| Threads::new(threads).unwrap().run(run)).unwrap(), "{what}");
+            }
+            let outputs = if self.seq.cell == Cell::Lstm { 3 } else { 2 };
+            for (got, want) in got.iter().zip(&want).take(outputs) {
+                assert_close(got.data().unwrap(), want, 3e-6, &format!("{isa} {what}"));
+            }
+        }
+    }
+}
+
 fn sequence(cell: Cell) -> Sequence {
     Sequence {
         cell,
@@ -249,6 +284,32 @@ fn long_and_wide_sequences_are_shared_by_threads() {
         Case { seq: sequence(cell), batch: 17, time: 12, units: 41, mask: None }.check();
         let seq = Sequence { time_major: true, ..sequence(cell) };
         Case { seq, batch: 5, time: 16, units: 64, mask: None }.check();
+    }
+}
+
+#[test]
+fn one_sample_agrees_with_a_plain_loop_in_every_layout() {
+    for cell in CELLS {
+        for bits in 0..16 {
+            let seq = Sequence {
+                time_major: bits & 1 > 0,
+                go_backwards: bits & 2 > 0,
+                return_sequences: bits & 4 > 0,
+                zero_masked: bits & 8 > 0,
+                ..sequence(cell)
+            };
+            let mask = [false, true, true, false, true].to_vec();
+            Case { seq, batch: 1, time: 5, units: 19, mask: Some(mask) }.check_forward();
+            if !seq.zero_masked {
+                Case { seq, batch: 1, time: 4, units: 16, mask: None }.check_forward();
+            }
+        }
+        for (time, units) in [(0, 3), (1, 1), (9, 130), (30, 257)] {
+            Case { seq: sequence(cell), batch: 1, time, units, mask: None }.check_forward();
+        }
+        let seq =
+            Sequence { activation: Gate::Relu, recurrent_activation: Gate::HardSigmoid, ..sequence(cell) };
+        Case { seq, batch: 1, time: 3, units: 33, mask: None }.check_forward();
     }
 }
 
