@@ -5,7 +5,7 @@ use tfjs_format::{
     proto::{DataType, TensorProto},
     runtime_tensor, tensor_shape,
 };
-use tfjs_kernels::{KernelError, Tensor, TfString};
+use tfjs_kernels::{KernelError, Tensor, TensorOf, TfString};
 
 /// Why a deferred constant could not be read.
 pub type LoadError = Box<dyn std::error::Error + Send + Sync>;
@@ -109,6 +109,16 @@ impl Constant {
 /// [`KernelError::Length`] when the bytes do not fill the shape.
 pub fn tensor_from_bytes(bytes: &TensorBytes) -> Result<Tensor, KernelError> {
     let shape = &bytes.shape[..];
+    // Files are little-endian; on such machines their bytes are the elements, and mapped weights need no copy.
+    if cfg!(target_endian = "little")
+        && let Payload::Plain(data) = &bytes.data
+    {
+        match bytes.dtype {
+            DType::Float32 => return Ok(TensorOf::<f32>::from_bytes(shape, data)?.into()),
+            DType::Int32 => return Ok(TensorOf::<i32>::from_bytes(shape, data)?.into()),
+            _ => {}
+        }
+    }
     // The types were checked against the payload when it was read; a mismatch shows as a wrong length.
     match (bytes.dtype, &bytes.data) {
         (DType::Float32, _) => Tensor::new(shape, bytes.f32s().unwrap_or_default().into_owned()),

@@ -5,7 +5,7 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tfjs_kernels::MemoryLayout;
+use tfjs_kernels::{MemoryLayout, parallel_for_each};
 use tracing::debug;
 
 use crate::{
@@ -163,6 +163,7 @@ impl<'a> Compiler<'a> {
         for &id in &order {
             building.visit(self, id)?;
         }
+        building.specialize();
         let plan = building.finish(request)?;
         debug!(
             nodes = order.len(),
@@ -273,6 +274,8 @@ struct Building<'g> {
     /// Number of outputs of each node that someone uses.
     used: HashMap<NodeId, u32>,
     steps: Vec<Step>,
+    /// What is known of the inputs of steps some of which are constant: they may have a faster form.
+    special: Vec<(u32, Vec<Fact>)>,
     slots: u32,
     constants: Vec<Value>,
 }
@@ -296,6 +299,7 @@ impl<'g> Building<'g> {
             step_of: HashMap::new(),
             used,
             steps: Vec::new(),
+            special: Vec::new(),
             slots: request.feeds.len() as u32,
             constants: Vec::new(),
         };
@@ -364,10 +368,28 @@ impl<'g> Building<'g> {
         if all_known {
             return Ok(());
         }
-        // As above: constants that do not fit are an error of the run.
-        let special = op.specialize(&facts).unwrap_or_default();
-        self.push_step(id, node, special.unwrap_or(op), outputs);
+        self.push_step(id, node, op, outputs);
+        if facts.iter().any(|f| f.value.is_some()) {
+            self.special.push((self.steps.len() as u32 - 1, facts));
+        }
         Ok(())
+    }
+
+    /// Gives ops with constant inputs their faster forms. Most of the time that a plan takes goes into laying out weights,
+    /// so all threads do it.
+    fn specialize(&mut self) {
+        let mut jobs: Vec<(u32, Vec<Fact>, Option<Box<dyn Op>>)> =
+            self.special.drain(..).map(|(step, facts)| (step, facts, None)).collect();
+        let steps = &self.steps;
+        parallel_for_each(&mut jobs, |(step, facts, special)| {
+            // As in `visit`: constants that do not fit are an error of the run.
+            *special = steps[*step as usize].op.specialize(facts).unwrap_or_default();
+        });
+        for (step, _, special) in jobs {
+            if let Some(op) = special {
+                self.steps[step as usize].op = op;
+            }
+        }
     }
 
     fn visit_const(&mut self, id: NodeId, node: &Node) -> Result<(), GraphError> {

@@ -8,6 +8,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bytemuck::AnyBitPattern;
+use bytes::Bytes;
+use memmap2::MmapMut;
 use num_complex::Complex32;
 
 use crate::pool::Lease;
@@ -15,12 +18,13 @@ use crate::pool::Lease;
 /// Every block starts at a cache line, so that no vector load from a row of whole lines crosses one.
 pub(crate) const ALIGN: usize = 64;
 
-/// The elements of a tensor: somebody's vector, or a block that is lent by a pool.
+/// The elements of a tensor: somebody's vector, a block that is lent by a pool, or bytes of a file.
 pub(crate) struct Buffer<T>(Repr<T>);
 
 enum Repr<T> {
     Vec(Vec<T>),
     Block(Block<T>),
+    Shared(Shared<T>),
 }
 
 /// Initialised elements inside what the lease holds; nobody else holds that part of it.
@@ -29,6 +33,18 @@ struct Block<T> {
     len: usize,
     lease: Lease,
 }
+
+/// Elements inside bytes that others may read too; they are never written.
+struct Shared<T> {
+    start: NonNull<T>,
+    len: usize,
+    _owner: Bytes,
+}
+
+// SAFETY: read only, and `Bytes` is `Send` and `Sync`.
+unsafe impl<T: Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Shared<T> {}
 
 // SAFETY: a block owns its elements as a vector does; the lease is `Send` and `Sync` by itself.
 unsafe impl<T: Send> Send for Block<T> {}
@@ -61,11 +77,22 @@ impl<T: 'static> Buffer<T> {
     }
 }
 
+impl<T: AnyBitPattern> Buffer<T> {
+    /// The bytes as elements, without a copy; `None` when they do not start where such elements can, or are no whole
+    /// number of them.
+    pub(crate) fn shared(bytes: &Bytes) -> Option<Buffer<T>> {
+        let elements: &[T] = bytemuck::try_cast_slice(bytes).ok()?;
+        let (start, len) = (NonNull::from(elements).cast(), elements.len());
+        // The elements lie where the bytes do, for as long as a clone of them lives.
+        Some(Buffer(Repr::Shared(Shared { start, len, _owner: bytes.clone() })))
+    }
+}
+
 impl<T: Clone> Buffer<T> {
     pub(crate) fn into_vec(self) -> Vec<T> {
         match self.0 {
             Repr::Vec(v) => v,
-            Repr::Block(_) => self.to_vec(),
+            Repr::Block(_) | Repr::Shared(_) => self.to_vec(),
         }
     }
 }
@@ -74,9 +101,14 @@ impl<T> Buffer<T> {
     /// The lease, if the elements are in one.
     pub(crate) fn lease(&self) -> Option<&Lease> {
         match &self.0 {
-            Repr::Vec(_) => None,
+            Repr::Vec(_) | Repr::Shared(_) => None,
             Repr::Block(b) => Some(&b.lease),
         }
+    }
+
+    /// Whether the elements belong to somebody else too.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0, Repr::Shared(_))
     }
 }
 
@@ -99,16 +131,22 @@ impl<T> Deref for Buffer<T> {
             Repr::Vec(v) => v,
             // SAFETY: see `Block`.
             Repr::Block(b) => unsafe { std::slice::from_raw_parts(b.start.as_ptr(), b.len) },
+            // SAFETY: see `Shared`.
+            Repr::Shared(b) => unsafe { std::slice::from_raw_parts(b.start.as_ptr(), b.len) },
         }
     }
 }
 
-impl<T> DerefMut for Buffer<T> {
+impl<T: Clone> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
+        if self.is_shared() {
+            self.0 = Repr::Vec(self.to_vec());
+        }
         match &mut self.0 {
             Repr::Vec(v) => v,
             // SAFETY: see `Block`; the borrow is unique as that of the buffer is.
             Repr::Block(b) => unsafe { std::slice::from_raw_parts_mut(b.start.as_ptr(), b.len) },
+            Repr::Shared(_) => &mut [],
         }
     }
 }
@@ -116,11 +154,23 @@ impl<T> DerefMut for Buffer<T> {
 /// Initialised memory that starts at a multiple of [`ALIGN`].
 #[derive(Debug)]
 pub(crate) struct Memory {
-    base: NonNull<u8>,
-    layout: Layout,
+    source: Source,
     start: NonNull<u8>,
     bytes: usize,
 }
+
+#[derive(Debug)]
+enum Source {
+    Allocator(NonNull<u8>, Layout),
+    /// Mapped from the system; held until dropped.
+    System {
+        _map: MmapMut,
+    },
+}
+
+/// Memory from this size on comes from the system in huge pages, where it has them: making them ready takes a fraction
+/// of the time that small ones take, and so does finding them again.
+const HUGE: usize = 4 << 20;
 
 // SAFETY: it is owned memory; who writes where is decided by those who hand out parts of it.
 unsafe impl Send for Memory {}
@@ -133,6 +183,11 @@ impl Memory {
     /// # Panics
     /// When the size is beyond the address space; aborts when there is no memory, as vectors do.
     pub(crate) fn zeroed(bytes: usize) -> Memory {
+        if bytes >= HUGE
+            && let Some(memory) = Memory::huge(bytes)
+        {
+            return memory;
+        }
         // With the allocator's own alignment zeros come from `calloc`; with a larger one they would be written.
         let size = bytes.checked_add(ALIGN);
         let layout = size.and_then(|size| Layout::from_size_align(size, 16).ok());
@@ -142,7 +197,19 @@ impl Memory {
         let shift = base.as_ptr().align_offset(ALIGN);
         // SAFETY: less than `ALIGN`, by which the allocation is larger.
         let start = unsafe { base.add(shift) };
-        Memory { base, layout, start, bytes }
+        Memory { source: Source::Allocator(base, layout), start, bytes }
+    }
+
+    fn huge(bytes: usize) -> Option<Memory> {
+        /// What is asked to be huge starts and ends at multiples of it.
+        const PAGE: usize = 2 << 20;
+        let mut map = MmapMut::map_anon(bytes.checked_add(PAGE)?).ok()?;
+        #[cfg(target_os = "linux")]
+        // Advice: without huge pages all works as well.
+        drop(map.advise(memmap2::Advice::HugePage));
+        let shift = map.as_ptr().align_offset(PAGE);
+        let start = NonNull::from(map.get_mut(shift..)?).cast();
+        Some(Memory { source: Source::System { _map: map }, start, bytes })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -156,8 +223,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) };
+        if let Source::Allocator(base, layout) = self.source {
+            // SAFETY: allocated in `zeroed` with this layout.
+            unsafe { dealloc(base.as_ptr(), layout) };
+        }
     }
 }
 
@@ -266,7 +335,9 @@ impl Drop for Part {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALIGN, Arena, Memory};
+    use bytes::Bytes;
+
+    use super::{ALIGN, Arena, Buffer, Memory};
 
     #[test]
     fn parts_of_an_arena_never_overlap() {
@@ -289,8 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_elements_where_they_are_aligned_and_are_never_written() {
+        let bytes = Bytes::from_owner([1.0f32, 2.0, 3.0].map(f32::to_ne_bytes).concat());
+        let shift = bytes.as_ptr().align_offset(4);
+        let aligned = bytes.slice(shift..shift + 8);
+        let mut buffer = Buffer::<f32>::shared(&aligned).unwrap();
+        assert_eq!(buffer.as_ptr().cast(), aligned.as_ptr());
+        let before = buffer.to_vec();
+        buffer.fill(5.0);
+        assert_eq!(buffer[..], [5.0, 5.0]);
+        assert_eq!(Buffer::<f32>::shared(&aligned).unwrap()[..], before[..]);
+        assert!(Buffer::<f32>::shared(&bytes.slice(shift + 1..shift + 5)).is_none(), "not aligned");
+        assert!(Buffer::<f32>::shared(&bytes.slice(shift..shift + 3)).is_none(), "no whole number");
+    }
+
+    #[test]
     fn memory_is_aligned_and_zero() {
-        for bytes in [0, 1, 64, 5000, 1 << 20] {
+        for bytes in [0, 1, 64, 5000, 1 << 20, 5 << 20] {
             let memory = Memory::zeroed(bytes);
             assert!((memory.start().as_ptr() as usize).is_multiple_of(ALIGN));
             let arena = Arena::new(memory);

@@ -51,7 +51,7 @@ pub use epilogue::{Activation, Epilogue};
 pub use error::KernelError;
 pub use geometry::{DataFormat, Padding};
 pub use limits::Limits;
-pub use par::Threads;
+pub use par::{Threads, parallel_for_each};
 pub use pool::{BufferPool, MemoryLayout, MemoryUse};
 pub use simd::Isa;
 pub use tensor::{Element, Shape, Tensor, TensorOf, TfString};

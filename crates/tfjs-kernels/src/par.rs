@@ -332,6 +332,11 @@ impl Team {
     }
 }
 
+/// Calls `f` with every item, on the threads that kernels would use here; in no particular order.
+pub fn parallel_for_each<T: Send>(items: &mut [T], f: impl Fn(&mut T) + Sync + Send) {
+    for_each_chunk(items, 1, |_, item| item.iter_mut().for_each(&f));
+}
+
 /// Calls `f` with every number below `n`, in no particular order.
 pub(crate) fn for_each(n: usize, f: impl Fn(usize) + Sync + Send) {
     share(n, &f);

@@ -5,39 +5,58 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-/// One cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+use crate::buffer::Memory;
 
 /// Floats that start at a cache line, so that no vector load of a packed operand crosses one.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Aligned {
-    lines: Vec<Line>,
+    memory: Option<Memory>,
     len: usize,
 }
 
 impl Aligned {
     pub(crate) fn zeroed(len: usize) -> Aligned {
-        Aligned { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        Aligned { memory: Some(Memory::zeroed(bytes(len))), len }
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {
-        // SAFETY: a line is sixteen floats without padding, and `len` of them are inside `lines`.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        match &self.memory {
+            // SAFETY: it is initialised, aligned, of at least `len` floats, and this value's alone.
+            Some(m) => unsafe { std::slice::from_raw_parts(m.start().as_ptr().cast(), self.len) },
+            None => &[],
+        }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        match &mut self.memory {
+            // SAFETY: as above, and borrowed by nobody else.
+            Some(m) => unsafe { std::slice::from_raw_parts_mut(m.start().as_ptr().cast(), self.len) },
+            None => &mut [],
+        }
     }
 
+    /// Makes it `len` floats of unspecified value.
     fn resize(&mut self, len: usize) {
-        let lines = len.div_ceil(16);
-        if self.lines.len() < lines {
-            self.lines.resize(lines, Line([0.0; 16]));
+        if self.memory.as_ref().is_none_or(|m| m.bytes() < bytes(len)) {
+            // The smaller one goes first, so that both are never there.
+            self.memory = None;
+            self.memory = Some(Memory::zeroed(bytes(len)));
         }
         self.len = len;
+    }
+}
+
+/// Bytes of so many floats.
+fn bytes(len: usize) -> usize {
+    // More than the address space is refused where the memory is made.
+    len.saturating_mul(size_of::<f32>())
+}
+
+impl Clone for Aligned {
+    fn clone(&self) -> Aligned {
+        let mut copy = Aligned::zeroed(self.len);
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
     }
 }
 

@@ -175,6 +175,22 @@ impl<T: Element> TensorOf<T> {
         Ok(TensorOf { data: Arc::new(data), shape })
     }
 
+    /// A tensor of `shape` over bytes in this machine's order, such as those of a mapped file: without a copy when they are
+    /// aligned.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the two do not agree.
+    pub fn from_bytes(shape: impl Into<Shape>, bytes: &Bytes) -> Result<TensorOf<T>>
+    where
+        T: bytemuck::AnyBitPattern,
+    {
+        let copied = || -> Vec<T> {
+            bytes.chunks_exact(size_of::<T>().max(1)).map(bytemuck::pod_read_unaligned).collect()
+        };
+        let data = Buffer::shared(bytes).unwrap_or_else(|| copied().into());
+        TensorOf::from_buffer(shape, data)
+    }
+
     /// A tensor of `shape` filled with one value.
     ///
     /// # Errors
@@ -218,7 +234,7 @@ impl<T: Element> TensorOf<T> {
 
     /// Whether nobody else holds the data, so that it can be overwritten without a copy.
     pub fn is_unique(&self) -> bool {
-        Arc::strong_count(&self.data) == 1
+        Arc::strong_count(&self.data) == 1 && !self.data.is_shared()
     }
 
     /// All elements, to be overwritten; copies first when the data is shared.
