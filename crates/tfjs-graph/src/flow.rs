@@ -5,7 +5,10 @@
 //! first living input. Unlike TF.js, which asks whether output 0 of a node is there, a control input is satisfied by
 //! the node itself, so loops whose body waits on a `Switch` do not hang.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use smallvec::SmallVec;
 
@@ -128,7 +131,7 @@ fn add_missing_enters(steps: &mut Vec<Step>, slots: usize) -> HashMap<String, us
                     added.push(Step {
                         name: format!("{}/enter", step.name).into(),
                         op_name: "Enter".into(),
-                        op: Box::new(op),
+                        op: Arc::new(op),
                         inputs: SmallVec::from_slice(&[Operand::Slot(slot)]),
                         first_output: next_slot,
                         outputs: 1,

@@ -2,7 +2,7 @@ use std::{
     collections::{HashMap, HashSet},
     ops::Index,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde_json::{Map, Value as Json};
@@ -11,7 +11,7 @@ use tfjs_format::{
     io::{self, LoadOptions, ModelSource},
     proto::{DataType, TensorProto},
 };
-use tfjs_kernels::{BufferPool, MemoryUse, Tensor};
+use tfjs_kernels::{BufferPool, MemoryUse, Shape, Tensor};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     op::{Profile, Values},
     partial_shape,
     passes::{self, FuseTarget},
-    plan::{Compiler, Request},
+    plan::{Compiler, Kit, Request, Shared},
     tensor_from_bytes,
 };
 
@@ -72,15 +72,45 @@ pub struct GraphModel {
     initializer: Option<Graph>,
     initialized: Mutex<bool>,
     resources: Resources,
-    plans: Mutex<HashMap<PlanKey, Arc<Plan>>>,
+    plans: Mutex<HashMap<PlanKey, Arc<Planned>>>,
     state: Mutex<State>,
     pool: BufferPool,
 }
 
+/// Shapes of inputs for which there are plans at most, besides the one for any.
+const SHAPES: usize = 8;
+/// Runs with the same shapes after which they get a plan of their own; the very first shapes get it at once.
+const REPEATED: u32 = 3;
+
+/// A graph cut to some inputs and outputs, and its plans.
+#[derive(Debug)]
+struct Planned {
+    graph: Graph,
+    feeds: Vec<Port>,
+    /// What is declared of each feed.
+    open: Vec<Fact>,
+    fetches: Vec<Port>,
+    kit: Mutex<Kit>,
+    plans: Mutex<Plans>,
+}
+
+#[derive(Debug, Default)]
+struct Plans {
+    /// Those for inputs of certain shapes, the last used first.
+    shaped: Vec<(Shapes, Arc<Plan>)>,
+    /// The one for inputs of any shape.
+    open: Option<Arc<Plan>>,
+    /// Shapes that were met without a plan of their own, and how often; the last one first.
+    met: Vec<(Shapes, u32)>,
+}
+
+/// The shape of every feed; `None` for what is no tensor.
+type Shapes = Vec<Option<Shape>>;
+
 /// Inputs and outputs of a model, found once: see [`GraphModel::bind`].
 #[derive(Clone, Debug)]
 pub struct Binding {
-    plan: Arc<Plan>,
+    planned: Arc<Planned>,
     /// For each feed of the plan, where it comes from.
     feeds: Vec<Feed>,
     /// How many inputs were named.
@@ -462,8 +492,10 @@ impl GraphModel {
         values.sort_by_key(|(p, _)| *p);
         let facts: Vec<(Port, Option<DType>)> =
             values.iter().map(|(p, v)| (*p, v.as_tensor().map(Tensor::dtype))).collect();
-        let plan = self.plan(&facts, &fetches)?;
-        let results = self.execute(&plan, values.into_iter().map(|(_, v)| v).collect(), profile)?;
+        let planned = self.planned(&facts, &fetches)?;
+        let values: Values = values.into_iter().map(|(_, v)| v).collect();
+        let plan = self.plan(&planned, &values)?;
+        let results = self.execute(&plan, values, profile)?;
         let tensors = tensors(&names, results)?;
         let aliases = if outputs.is_none() {
             self.aliases.iter().map(|(a, &i)| (a.clone(), i)).collect()
@@ -505,8 +537,10 @@ impl GraphModel {
             feeds.iter().map(|(port, dtype, _)| (*port, *dtype)).collect();
         let outputs: Vec<&str> = outputs.iter().map(AsRef::as_ref).collect();
         let (names, fetches) = self.fetches(Some(&outputs))?;
-        let plan = self.plan(&facts, &fetches)?;
-        Ok(Binding { plan, feeds: feeds.into_iter().map(|f| f.2).collect(), inputs: inputs.len(), names })
+        let planned = self.planned(&facts, &fetches)?;
+        // What is not supported is told now.
+        self.open_plan(&planned, &mut lock(&planned.plans))?;
+        Ok(Binding { planned, feeds: feeds.into_iter().map(|f| f.2).collect(), inputs: inputs.len(), names })
     }
 
     /// Runs what was bound; inputs and outputs stand in the order in which they were named. Types and shapes of inputs are
@@ -529,8 +563,9 @@ impl GraphModel {
             Feed::Input(i) => inputs[i].take().map(Value::Tensor),
             Feed::Resource(id) => self.resources.captured(id),
         };
-        let feeds = binding.feeds.iter().filter_map(feed).collect();
-        tensors(&binding.names, self.execute(&binding.plan, feeds, profile)?)
+        let feeds: Values = binding.feeds.iter().filter_map(feed).collect();
+        let plan = self.plan(&binding.planned, &feeds)?;
+        tensors(&binding.names, self.execute(&plan, feeds, profile)?)
     }
 
     /// Runs a plan with the model's tables and random state.
@@ -545,7 +580,7 @@ impl GraphModel {
         let mut shared = self.state.try_lock().ok();
         let state = shared.as_deref_mut().unwrap_or(&mut own);
         let mut cx = Cx { node: "", resources: &self.resources, state, depth: 0, profile };
-        self.pool.run(&plan.memory, 0, || {
+        self.pool.run(&plan.memory, plan.expected, || {
             let mut results = tfjs_kernels::Threads::awake(|| exec::run(plan, &mut cx, feeds))?;
             for value in &mut results {
                 // What the caller gets must not lie where the next run writes.
@@ -560,8 +595,13 @@ impl GraphModel {
     /// Memory of the results of a run, by the plan that needs most; `None` before the first run. It is kept for later runs,
     /// once for each that goes on at the same time.
     pub fn memory(&self) -> Option<MemoryUse> {
-        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.values().filter_map(|plan| plan.memory.memory()).max_by_key(|m| m.used)
+        let planned = lock(&self.plans);
+        let uses = planned.values().filter_map(|planned| {
+            let plans = lock(&planned.plans);
+            let all = plans.shaped.iter().map(|(_, plan)| plan).chain(&plans.open);
+            all.filter_map(|plan| plan.memory.memory()).max_by_key(|m| m.used)
+        });
+        uses.max_by_key(|m| m.used)
     }
 
     /// Gives the memory that is kept for later runs back to the system.
@@ -637,8 +677,10 @@ impl GraphModel {
         if let Some(graph) = &self.initializer {
             let fetches: Vec<Port> = graph.outputs.iter().map(|e| e.port).collect();
             let compiler = Compiler::new(&self.options.registry, &graph.library);
-            let plan = compiler
-                .compile(graph, &Request { feeds: &[], fetches: &fetches, targets: &graph.targets })?;
+            let plan = compiler.compile(
+                graph,
+                &Request { feeds: &[], fetches: &fetches, targets: &graph.targets, shared: None },
+            )?;
             let mut state = State::new();
             let mut cx =
                 Cx { node: "", resources: &self.resources, state: &mut state, depth: 0, profile: None };
@@ -654,10 +696,11 @@ impl GraphModel {
         Ok(())
     }
 
-    fn plan(&self, feeds: &[(Port, Option<DType>)], fetches: &[Port]) -> Result<Arc<Plan>, GraphError> {
+    /// The graph cut to these feeds and fetches, with its passes done; kept.
+    fn planned(&self, feeds: &[(Port, Option<DType>)], fetches: &[Port]) -> Result<Arc<Planned>, GraphError> {
         let key: PlanKey = (feeds.iter().map(|(p, _)| *p).collect(), fetches.to_vec());
-        if let Some(plan) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(plan.clone());
+        if let Some(planned) = lock(&self.plans).get(&key) {
+            return Ok(planned.clone());
         }
         let mut graph = self.graph.clone();
         let feed_facts: Vec<(Port, Fact)> = feeds
@@ -678,19 +721,90 @@ impl GraphModel {
                 resource_id: None,
             })
             .collect();
-        let feed_ports = cut_at_feeds(&mut graph, &feed_facts);
+        let feeds = cut_at_feeds(&mut graph, &feed_facts);
         if self.options.optimize {
             optimize(&mut graph, &self.options.registry)?;
         }
-        let feeds: Vec<(Port, Fact)> =
-            feed_ports.into_iter().zip(feed_facts).map(|(p, (_, f))| (p, f)).collect();
         let fetches: Vec<Port> = graph.outputs.iter().map(|e| e.port).collect();
-        let compiler = Compiler::new(&self.options.registry, &graph.library);
-        let plan =
-            Arc::new(compiler.compile(&graph, &Request { feeds: &feeds, fetches: &fetches, targets: &[] })?);
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(key, plan.clone());
+        let open = feed_facts.into_iter().map(|(_, fact)| fact).collect();
+        let (kit, plans) = (Mutex::default(), Mutex::default());
+        let planned = Planned { graph, feeds, open, fetches, kit, plans };
+        Ok(lock(&self.plans).entry(key).or_insert_with(|| Arc::new(planned)).clone())
+    }
+
+    /// The plan for fed values of these shapes: one of their own for the first and for those that come back, in which what
+    /// follows from shapes is computed already; the one for any shape for others.
+    fn plan(&self, planned: &Planned, feeds: &Values) -> Result<Arc<Plan>, GraphError> {
+        // Held while a plan is made, so that others who want it wait instead of making it too.
+        let mut plans = lock(&planned.plans);
+        if let Some(at) = plans.shaped.iter().position(|(known, _)| same_shapes(known, feeds)) {
+            if at > 0 {
+                plans.shaped[..=at].rotate_right(1);
+            }
+            return Ok(plans.shaped[0].1.clone());
+        }
+        let owned = || -> Shapes { shapes_of(feeds).map(|dims| dims.map(Shape::from)).collect() };
+        let declared =
+            planned.open.iter().all(|f| f.shape.as_ref().is_some_and(|s| s.iter().all(Option::is_some)));
+        let mut wanted = plans.shaped.is_empty() && plans.open.is_none();
+        if !wanted && !declared {
+            wanted = match plans.met.iter().position(|(known, _)| same_shapes(known, feeds)) {
+                Some(at) => {
+                    plans.met[..=at].rotate_right(1);
+                    plans.met[0].1 += 1;
+                    plans.met[0].1 >= REPEATED
+                }
+                None => {
+                    plans.met.truncate(SHAPES - 1);
+                    plans.met.insert(0, (owned(), 1));
+                    false
+                }
+            };
+        }
+        if wanted && self.options.optimize && !declared {
+            let facts = planned.open.iter().zip(shapes_of(feeds)).map(|(open, dims)| Fact {
+                shape: dims
+                    .map(|dims| dims.iter().map(|&d| Some(d)).collect())
+                    .or_else(|| open.shape.clone()),
+                ..open.clone()
+            });
+            let plan = self.compile(planned, facts.collect())?;
+            plans.met.retain(|(known, _)| !same_shapes(known, feeds));
+            plans.shaped.truncate(SHAPES - 1);
+            plans.shaped.insert(0, (owned(), plan.clone()));
+            return Ok(plan);
+        }
+        self.open_plan(planned, &mut plans)
+    }
+
+    fn open_plan(&self, planned: &Planned, plans: &mut Plans) -> Result<Arc<Plan>, GraphError> {
+        if let Some(plan) = &plans.open {
+            return Ok(plan.clone());
+        }
+        let plan = self.compile(planned, planned.open.clone())?;
+        plans.open = Some(plan.clone());
         Ok(plan)
     }
+
+    fn compile(&self, planned: &Planned, facts: Vec<Fact>) -> Result<Arc<Plan>, GraphError> {
+        let feeds: Vec<(Port, Fact)> = planned.feeds.iter().copied().zip(facts).collect();
+        let shared = Some(Shared { open: &planned.open, kit: &planned.kit });
+        let request = Request { feeds: &feeds, fetches: &planned.fetches, targets: &[], shared };
+        let compiler = Compiler::new(&self.options.registry, &planned.graph.library);
+        Ok(Arc::new(compiler.compile(&planned.graph, &request)?))
+    }
+}
+
+fn shapes_of(feeds: &Values) -> impl Iterator<Item = Option<&[usize]>> {
+    feeds.iter().map(|v| v.as_tensor().map(Tensor::dims))
+}
+
+fn same_shapes(known: &Shapes, feeds: &Values) -> bool {
+    known.len() == feeds.len() && known.iter().map(Option::as_deref).eq(shapes_of(feeds))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Outputs of a run, all of which must be tensors.

@@ -1,11 +1,11 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use smallvec::SmallVec;
-use tfjs_kernels::{MemoryLayout, parallel_for_each};
+use tfjs_kernels::{DType, MemoryLayout, Tensor, parallel_for_each};
 use tracing::debug;
 
 use crate::{
@@ -33,6 +33,8 @@ pub struct Plan {
     pub(crate) facts: Vec<Fact>,
     /// Where results lie in memory.
     pub(crate) memory: MemoryLayout,
+    /// Bytes of results alive at the same time at most, as far as their shapes are known and nothing is overwritten.
+    pub(crate) expected: usize,
 }
 
 /// One node of a plan.
@@ -40,7 +42,7 @@ pub struct Plan {
 pub(crate) struct Step {
     pub(crate) name: Arc<str>,
     pub(crate) op_name: String,
-    pub(crate) op: Box<dyn Op>,
+    pub(crate) op: Arc<dyn Op>,
     pub(crate) inputs: SmallVec<[Operand; 4]>,
     /// First of the slots for its outputs.
     pub(crate) first_output: u32,
@@ -104,6 +106,23 @@ pub(crate) struct Request<'a> {
     pub(crate) feeds: &'a [(Port, Fact)],
     pub(crate) fetches: &'a [Port],
     pub(crate) targets: &'a [NodeId],
+    /// What plans for other shapes share with this one.
+    pub(crate) shared: Option<Shared<'a>>,
+}
+
+/// What plans of one graph for several shapes of inputs share.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    /// What is known of each fed value whatever its shape.
+    pub(crate) open: &'a [Fact],
+    pub(crate) kit: &'a Mutex<Kit>,
+}
+
+/// Constants, and ops with weights laid out, that hold for inputs of any shape.
+#[derive(Debug, Default)]
+pub(crate) struct Kit {
+    ops: HashMap<NodeId, Arc<dyn Op>>,
+    constants: HashMap<NodeId, Tensor>,
 }
 
 impl<'a> Compiler<'a> {
@@ -140,7 +159,8 @@ impl<'a> Compiler<'a> {
             .collect();
         let fetches: Vec<Port> = g.outputs.iter().map(|e| e.port).collect();
         self.open.borrow_mut().push(name.to_owned());
-        let plan = self.compile(g, &Request { feeds: &feeds, fetches: &fetches, targets: &g.targets });
+        let plan =
+            self.compile(g, &Request { feeds: &feeds, fetches: &fetches, targets: &g.targets, shared: None });
         self.open.borrow_mut().pop();
         let plan = FunctionPlan { name: name.to_owned(), plan: Arc::new(plan?) };
         if args.is_empty() {
@@ -263,25 +283,39 @@ fn needed(
     Ok(order)
 }
 
+/// A step some of whose inputs are constant: it may have a faster form.
+struct Special {
+    step: u32,
+    id: NodeId,
+    facts: Vec<Fact>,
+    /// The op and what is known of its inputs for any shape, if that can be shared.
+    open: Option<(Arc<dyn Op>, Vec<Fact>)>,
+    found: Option<(Box<dyn Op>, bool)>,
+}
+
 struct Building<'g> {
     graph: &'g Graph,
     /// Straight-line graphs may fold and ignore control inputs; frames may not.
     flow: bool,
     facts: HashMap<Port, Fact>,
+    /// What is known whatever the shapes of inputs, if there are to be plans for others.
+    open: Option<HashMap<Port, Fact>>,
+    kit: Option<&'g Mutex<Kit>>,
     /// Where each port's value lives; `Take` is decided at the end.
     operands: HashMap<Port, Operand>,
     step_of: HashMap<NodeId, u32>,
     /// Number of outputs of each node that someone uses.
     used: HashMap<NodeId, u32>,
     steps: Vec<Step>,
-    /// What is known of the inputs of steps some of which are constant: they may have a faster form.
-    special: Vec<(u32, Vec<Fact>)>,
+    special: Vec<Special>,
     slots: u32,
+    /// Bytes of each slot's value, where its shape is known.
+    bytes: Vec<usize>,
     constants: Vec<Value>,
 }
 
 impl<'g> Building<'g> {
-    fn new(graph: &'g Graph, request: &Request<'_>, flow: bool) -> Building<'g> {
+    fn new(graph: &'g Graph, request: &Request<'g>, flow: bool) -> Building<'g> {
         let mut used: HashMap<NodeId, u32> = HashMap::new();
         let mut count = |p: Port| {
             let n = used.entry(p.node).or_default();
@@ -295,12 +329,18 @@ impl<'g> Building<'g> {
             graph,
             flow,
             facts: HashMap::new(),
+            open: request
+                .shared
+                .map(|s| request.feeds.iter().map(|(port, _)| *port).zip(s.open.iter().cloned()).collect()),
+            kit: request.shared.map(|s| s.kit),
             operands: HashMap::new(),
             step_of: HashMap::new(),
             used,
             steps: Vec::new(),
             special: Vec::new(),
             slots: request.feeds.len() as u32,
+            // Those are the caller's.
+            bytes: vec![0; request.feeds.len()],
             constants: Vec::new(),
         };
         for (slot, (port, fact)) in request.feeds.iter().enumerate() {
@@ -334,13 +374,16 @@ impl<'g> Building<'g> {
             library: compiler.library,
             functions: &functions,
         };
-        let op = match compiler.registry.build(&build) {
-            Some(op) => op.map_err(|e| build_error(node, e))?,
+        let op: Arc<dyn Op> = match compiler.registry.build(&build) {
+            Some(op) => op.map_err(|e| build_error(node, e))?.into(),
             None => {
                 let (node, op) = (node.name.clone(), node.op.clone());
                 return Err(GraphError::UnsupportedOps(vec![UnsupportedOp { node, op }]));
             }
         };
+        let open = self.open.as_ref().map(|open| -> Vec<Fact> {
+            node.inputs.iter().map(|p| open.get(p).cloned().unwrap_or_default()).collect()
+        });
         let controlled = self.flow && !node.controls.is_empty();
         // Inputs that cannot fit are reported when the node runs: it may lie on a branch that is never taken.
         let mut outs = op.infer(&facts).unwrap_or_default();
@@ -351,6 +394,17 @@ impl<'g> Building<'g> {
             Self::fold(node, op.as_ref(), &facts, outputs, &mut outs);
         }
         outs.resize(outs.len().max(outputs as usize), Fact::default());
+        let open = open.map(|open| {
+            let build = Build { facts: &open, ..build };
+            let (op, outs) = self.open_form(compiler, &build, &op, &facts, &outs);
+            for (index, fact) in outs.into_iter().enumerate() {
+                let port = Port { node: id, index: index as u32 };
+                if let Some(known) = &mut self.open {
+                    known.entry(port).or_insert(fact);
+                }
+            }
+            (op, open)
+        });
         let all_known = outputs > 0 && outs.iter().take(outputs as usize).all(|f| f.value.is_some());
         for (index, fact) in outs.into_iter().enumerate() {
             let port = Port { node: id, index: index as u32 };
@@ -368,49 +422,96 @@ impl<'g> Building<'g> {
         if all_known {
             return Ok(());
         }
-        self.push_step(id, node, op, outputs);
-        if facts.iter().any(|f| f.value.is_some()) {
-            self.special.push((self.steps.len() as u32 - 1, facts));
+        let shared = self.kit.and_then(|kit| lock(kit).ops.get(&id).cloned());
+        let is_shared = shared.is_some();
+        self.push_step(id, node, shared.unwrap_or(op), outputs);
+        if !is_shared && facts.iter().any(|f| f.value.is_some()) {
+            let step = self.steps.len() as u32 - 1;
+            let open = open.and_then(|(op, facts)| Some((op?, facts)));
+            self.special.push(Special { step, id, facts, open, found: None });
         }
         Ok(())
+    }
+
+    /// The op for inputs of any shape, if it can be made, and what is known of its outputs then.
+    fn open_form(
+        &self,
+        compiler: &Compiler<'_>,
+        build: &Build<'_>,
+        op: &Arc<dyn Op>,
+        facts: &[Fact],
+        outs: &[Fact],
+    ) -> (Option<Arc<dyn Op>>, Vec<Fact>) {
+        // Values that are known for any shape are those that are known for this one.
+        let same = |a: &Fact, b: &Fact| {
+            a.value.is_some() == b.value.is_some() && a.shape == b.shape && a.dtype == b.dtype
+        };
+        if facts.iter().zip(build.facts).all(|(a, b)| same(a, b)) {
+            return (Some(op.clone()), outs.to_vec());
+        }
+        let Some(Ok(op)) = compiler.registry.build(build) else { return (None, Vec::new()) };
+        let mut outs = op.infer(build.facts).unwrap_or_default();
+        if op.flow().is_some() || op.effect() != Effect::Pure {
+            outs.iter_mut().for_each(|f| f.value = None);
+        }
+        (Some(op.into()), outs)
     }
 
     /// Gives ops with constant inputs their faster forms. Most of the time that a plan takes goes into laying out weights,
     /// so all threads do it.
     fn specialize(&mut self) {
-        let mut jobs: Vec<(u32, Vec<Fact>, Option<Box<dyn Op>>)> =
-            self.special.drain(..).map(|(step, facts)| (step, facts, None)).collect();
+        let mut jobs = std::mem::take(&mut self.special);
         let steps = &self.steps;
-        parallel_for_each(&mut jobs, |(step, facts, special)| {
+        parallel_for_each(&mut jobs, |job| {
             // As in `visit`: constants that do not fit are an error of the run.
-            *special = steps[*step as usize].op.specialize(facts).unwrap_or_default();
+            let open = job.open.take().and_then(|(op, facts)| op.specialize(&facts).unwrap_or_default());
+            let own = || steps[job.step as usize].op.specialize(&job.facts).unwrap_or_default();
+            job.found = open.map(|op| (op, true)).or_else(|| own().map(|op| (op, false)));
         });
-        for (step, _, special) in jobs {
-            if let Some(op) = special {
-                self.steps[step as usize].op = op;
+        for job in jobs {
+            let Some((op, is_open)) = job.found else { continue };
+            let op: Arc<dyn Op> = op.into();
+            if let Some(kit) = self.kit.filter(|_| is_open) {
+                lock(kit).ops.insert(job.id, op.clone());
             }
+            self.steps[job.step as usize].op = op;
         }
     }
 
     fn visit_const(&mut self, id: NodeId, node: &Node) -> Result<(), GraphError> {
         let Some(value) = &node.value else { return Ok(()) };
-        let tensor =
-            value.tensor().map_err(|source| GraphError::Constant { node: node.name.clone(), source })?;
+        let read =
+            || value.tensor().map_err(|source| GraphError::Constant { node: node.name.clone(), source });
+        let tensor = match self.kit.map(|kit| lock(kit).constants.get(&id).cloned()) {
+            Some(Some(tensor)) => tensor,
+            Some(None) => {
+                let tensor = read()?;
+                self.kit.map(|kit| lock(kit).constants.insert(id, tensor.clone()));
+                tensor
+            }
+            None => read()?,
+        };
         if self.flow && !node.controls.is_empty() {
             // It is alive only where what it waits for is: a value of one branch.
             let fact = Fact::constant(tensor.clone()).without_value();
-            self.facts.insert(id.into(), fact);
+            self.facts.insert(id.into(), fact.clone());
+            if let Some(open) = &mut self.open {
+                open.insert(id.into(), fact);
+            }
             self.operands.insert(id.into(), Operand::Slot(self.slots));
-            self.push_step(id, node, Box::new(crate::ops::graph_const(tensor)), 1);
+            self.push_step(id, node, Arc::new(crate::ops::graph_const(tensor)), 1);
             return Ok(());
         }
         self.facts.insert(id.into(), Fact::constant(tensor.clone()));
+        if let Some(open) = &mut self.open {
+            open.insert(id.into(), Fact::constant(tensor.clone()));
+        }
         let operand = self.constant(tensor);
         self.operands.insert(id.into(), operand);
         Ok(())
     }
 
-    fn push_step(&mut self, id: NodeId, node: &Node, op: Box<dyn Op>, outputs: u32) {
+    fn push_step(&mut self, id: NodeId, node: &Node, op: Arc<dyn Op>, outputs: u32) {
         self.step_of.insert(id, self.steps.len() as u32);
         self.steps.push(Step {
             name: node.name.as_str().into(),
@@ -423,6 +524,12 @@ impl<'g> Building<'g> {
             controls: SmallVec::new(),
         });
         self.slots += outputs;
+        for index in 0..outputs {
+            let fact = self.facts.get(&Port { node: id, index });
+            let elements = fact.and_then(Fact::full_shape).map_or(0, |s| s.elements());
+            let width = if fact.and_then(|f| f.dtype) == Some(DType::Bool) { 1 } else { 4 };
+            self.bytes.push(elements.saturating_mul(width));
+        }
     }
 
     /// Computes a node whose inputs are all constant, by the op's own `eval`.
@@ -483,6 +590,7 @@ impl<'g> Building<'g> {
         if flow.is_none() {
             decide_last_uses(&mut self.steps, slots, &fetches);
         }
+        let expected = if flow.is_none() { most_alive(&self.steps, &self.bytes) } else { 0 };
         Ok(Plan {
             steps: self.steps,
             slots,
@@ -492,8 +600,33 @@ impl<'g> Building<'g> {
             flow,
             facts,
             memory: MemoryLayout::default(),
+            expected,
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes of values alive at the same time at most.
+fn most_alive(steps: &[Step], bytes: &[usize]) -> usize {
+    let size = |slot: u32| bytes.get(slot as usize).copied().unwrap_or(0);
+    let (mut alive, mut most) = (0usize, 0usize);
+    for step in steps {
+        for s in step.first_output..step.first_output + step.outputs {
+            alive = alive.saturating_add(size(s));
+        }
+        most = most.max(alive);
+        let taken = step.inputs.iter().filter_map(|o| match o {
+            Operand::Take(s) => Some(*s),
+            _ => None,
+        });
+        for s in taken.chain(step.release.iter().copied()) {
+            alive = alive.saturating_sub(size(s));
+        }
+    }
+    most
 }
 
 /// Turns the last reading of every slot into a taking.
