@@ -42,6 +42,12 @@ pub trait Op: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Whether of input `index`, a constant when this op was made by [`Op::specialize`], only type and shape are still
+    /// asked for: its elements are held in another form, and the constant itself is let go.
+    fn holds(&self, _index: usize) -> bool {
+        false
+    }
+
     /// Whether the same inputs always give the same outputs and nothing else happens.
     fn effect(&self) -> Effect {
         Effect::Pure

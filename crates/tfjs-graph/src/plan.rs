@@ -5,6 +5,7 @@ use std::{
 };
 
 use smallvec::SmallVec;
+use tfjs_format::proto::DataType;
 use tfjs_kernels::{DType, MemoryLayout, Tensor, parallel_for_each};
 use tracing::debug;
 
@@ -89,6 +90,10 @@ impl Plan {
 
 /// Largest constant that planning computes ahead of time, in elements, unless its inputs are larger still.
 const FOLD_LIMIT: usize = 1 << 20;
+
+/// Constants of as many elements are weights: they are read where their op is specialised, and let go when it holds them
+/// in its own form.
+const WEIGHT: usize = 1 << 12;
 
 /// Deepest nesting of functions.
 const MAX_DEPTH: usize = 64;
@@ -183,7 +188,7 @@ impl<'a> Compiler<'a> {
         for &id in &order {
             building.visit(self, id)?;
         }
-        building.specialize();
+        building.specialize()?;
         let plan = building.finish(request)?;
         debug!(
             nodes = order.len(),
@@ -225,6 +230,15 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+    }
+}
+
+/// The value of a constant node.
+fn read_constant(node: &Node) -> Result<Tensor, GraphError> {
+    let wrong = |source| GraphError::Constant { node: node.name.clone(), source };
+    match &node.value {
+        Some(value) => value.tensor().map_err(wrong),
+        None => Err(wrong("it has no value".into())),
     }
 }
 
@@ -290,7 +304,9 @@ struct Special {
     facts: Vec<Fact>,
     /// The op and what is known of its inputs for any shape, if that can be shared.
     open: Option<(Arc<dyn Op>, Vec<Fact>)>,
-    found: Option<(Box<dyn Op>, bool)>,
+    /// Inputs that are weights, which are not read before.
+    weights: Vec<(usize, Port)>,
+    found: Result<Option<(Box<dyn Op>, bool)>, GraphError>,
 }
 
 struct Building<'g> {
@@ -301,6 +317,8 @@ struct Building<'g> {
     /// What is known whatever the shapes of inputs, if there are to be plans for others.
     open: Option<HashMap<Port, Fact>>,
     kit: Option<&'g Mutex<Kit>>,
+    /// Large constants that nobody has asked the values of, and their places among the constants.
+    weights: HashMap<Port, u32>,
     /// Where each port's value lives; `Take` is decided at the end.
     operands: HashMap<Port, Operand>,
     step_of: HashMap<NodeId, u32>,
@@ -333,6 +351,7 @@ impl<'g> Building<'g> {
                 .shared
                 .map(|s| request.feeds.iter().map(|(port, _)| *port).zip(s.open.iter().cloned()).collect()),
             kit: request.shared.map(|s| s.kit),
+            weights: HashMap::new(),
             operands: HashMap::new(),
             step_of: HashMap::new(),
             used,
@@ -363,6 +382,12 @@ impl<'g> Building<'g> {
         let node = self.graph.node(id);
         if node.value.is_some() {
             return self.visit_const(id, node);
+        }
+        let constant =
+            |p: &Port| self.facts.get(p).is_some_and(|f| f.value.is_some()) || self.weights.contains_key(p);
+        if node.inputs.iter().all(constant) || !node.attrs.functions().is_empty() {
+            // It may fold; or plans of the functions that it calls are made with it.
+            node.inputs.iter().try_for_each(|p| self.read_weight(*p))?;
         }
         let facts: Vec<Fact> =
             node.inputs.iter().map(|p| self.facts.get(p).cloned().unwrap_or_default()).collect();
@@ -425,10 +450,12 @@ impl<'g> Building<'g> {
         let shared = self.kit.and_then(|kit| lock(kit).ops.get(&id).cloned());
         let is_shared = shared.is_some();
         self.push_step(id, node, shared.unwrap_or(op), outputs);
-        if !is_shared && facts.iter().any(|f| f.value.is_some()) {
+        let weights: Vec<(usize, Port)> =
+            node.inputs.iter().copied().enumerate().filter(|(_, p)| self.weights.contains_key(p)).collect();
+        if !is_shared && (!weights.is_empty() || facts.iter().any(|f| f.value.is_some())) {
             let step = self.steps.len() as u32 - 1;
             let open = open.and_then(|(op, facts)| Some((op?, facts)));
-            self.special.push(Special { step, id, facts, open, found: None });
+            self.special.push(Special { step, id, facts, open, weights, found: Ok(None) });
         }
         Ok(())
     }
@@ -459,38 +486,96 @@ impl<'g> Building<'g> {
 
     /// Gives ops with constant inputs their faster forms. Most of the time that a plan takes goes into laying out weights,
     /// so all threads do it.
-    fn specialize(&mut self) {
+    fn specialize(&mut self) -> Result<(), GraphError> {
         let mut jobs = std::mem::take(&mut self.special);
-        let steps = &self.steps;
-        parallel_for_each(&mut jobs, |job| {
+        let (steps, graph) = (&self.steps, self.graph);
+        let special = |job: &mut Special| {
+            let (mut facts, mut open) = (std::mem::take(&mut job.facts), job.open.take());
+            for &(index, port) in &job.weights {
+                let value = Some(read_constant(graph.node(port.node))?);
+                if let Some((_, facts)) = &mut open {
+                    facts[index].value.clone_from(&value);
+                }
+                facts[index].value = value;
+            }
             // As in `visit`: constants that do not fit are an error of the run.
-            let open = job.open.take().and_then(|(op, facts)| op.specialize(&facts).unwrap_or_default());
-            let own = || steps[job.step as usize].op.specialize(&job.facts).unwrap_or_default();
-            job.found = open.map(|op| (op, true)).or_else(|| own().map(|op| (op, false)));
-        });
+            let open = open.and_then(|(op, facts)| op.specialize(&facts).unwrap_or_default());
+            let own = || steps[job.step as usize].op.specialize(&facts).unwrap_or_default();
+            Ok(open.map(|op| (op, true)).or_else(|| own().map(|op| (op, false))))
+        };
+        parallel_for_each(&mut jobs, |job| job.found = special(job));
         for job in jobs {
-            let Some((op, is_open)) = job.found else { continue };
+            let Some((op, is_open)) = job.found? else { continue };
             let op: Arc<dyn Op> = op.into();
             if let Some(kit) = self.kit.filter(|_| is_open) {
                 lock(kit).ops.insert(job.id, op.clone());
             }
             self.steps[job.step as usize].op = op;
         }
+        Ok(())
+    }
+
+    /// Gets the value of a large constant, which is otherwise left until ops are specialised.
+    fn read_weight(&mut self, port: Port) -> Result<(), GraphError> {
+        let Some(index) = self.weights.remove(&port) else { return Ok(()) };
+        let tensor = self.shared_constant(port.node)?;
+        for facts in [Some(&mut self.facts), self.open.as_mut()].into_iter().flatten() {
+            facts.insert(port, Fact::constant(tensor.clone()));
+        }
+        self.constants[index as usize] = Value::Tensor(tensor);
+        Ok(())
+    }
+
+    /// The value of a constant node, read once for all plans.
+    fn shared_constant(&self, id: NodeId) -> Result<Tensor, GraphError> {
+        if let Some(tensor) = self.kit.and_then(|kit| lock(kit).constants.get(&id).cloned()) {
+            return Ok(tensor);
+        }
+        let tensor = read_constant(self.graph.node(id))?;
+        if let Some(kit) = self.kit {
+            lock(kit).constants.insert(id, tensor.clone());
+        }
+        Ok(tensor)
+    }
+
+    /// Large constants that some step still reads get their values; those that ops hold in another form are let go.
+    fn read_weights(&mut self, fetches: &[Operand]) -> Result<(), GraphError> {
+        let mut read = vec![false; self.constants.len()];
+        let mut note = |operand: &Operand| {
+            if let Operand::Const(c) = operand {
+                read[*c as usize] = true;
+            }
+        };
+        fetches.iter().for_each(&mut note);
+        for step in &self.steps {
+            let inputs = step.inputs.iter().enumerate();
+            inputs.filter(|(k, _)| !step.op.holds(*k)).for_each(|(_, operand)| note(operand));
+        }
+        for (port, index) in std::mem::take(&mut self.weights) {
+            let index = index as usize;
+            if read[index] {
+                self.constants[index] = Value::Tensor(self.shared_constant(port.node)?);
+            }
+        }
+        Ok(())
     }
 
     fn visit_const(&mut self, id: NodeId, node: &Node) -> Result<(), GraphError> {
         let Some(value) = &node.value else { return Ok(()) };
-        let read =
-            || value.tensor().map_err(|source| GraphError::Constant { node: node.name.clone(), source });
-        let tensor = match self.kit.map(|kit| lock(kit).constants.get(&id).cloned()) {
-            Some(Some(tensor)) => tensor,
-            Some(None) => {
-                let tensor = read()?;
-                self.kit.map(|kit| lock(kit).constants.insert(id, tensor.clone()));
-                tensor
+        if !self.flow && value.len() >= WEIGHT && value.data_type() == DataType::DtFloat {
+            let fact = Fact::of(DType::Float32, value.shape());
+            let blank = Tensor::blank(value.shape())
+                .map_err(|e| GraphError::Constant { node: node.name.clone(), source: e.into() })?;
+            let operand = self.constant(blank);
+            self.weights.insert(id.into(), self.constants.len() as u32 - 1);
+            self.operands.insert(id.into(), operand);
+            self.facts.insert(id.into(), fact.clone());
+            if let Some(open) = &mut self.open {
+                open.insert(id.into(), fact);
             }
-            None => read()?,
-        };
+            return Ok(());
+        }
+        let tensor = self.shared_constant(id)?;
         if self.flow && !node.controls.is_empty() {
             // It is alive only where what it waits for is: a value of one branch.
             let fact = Fact::constant(tensor.clone()).without_value();
@@ -526,7 +611,8 @@ impl<'g> Building<'g> {
         self.slots += outputs;
         for index in 0..outputs {
             let fact = self.facts.get(&Port { node: id, index });
-            let elements = fact.and_then(Fact::full_shape).map_or(0, |s| s.elements());
+            // Shapes may be too large to exist: that is an error of the run.
+            let elements = fact.and_then(Fact::full_shape).and_then(|s| s.checked_len().ok()).unwrap_or(0);
             let width = if fact.and_then(|f| f.dtype) == Some(DType::Bool) { 1 } else { 4 };
             self.bytes.push(elements.saturating_mul(width));
         }
@@ -585,6 +671,7 @@ impl<'g> Building<'g> {
             })
             .collect::<Result<_, _>>()?;
         let facts = request.fetches.iter().map(|p| self.facts.get(p).cloned().unwrap_or_default()).collect();
+        self.read_weights(&fetches)?;
         let slots = self.slots as usize;
         let flow = if self.flow { Some(FlowPlan::new(&mut self.steps, slots)) } else { None };
         if flow.is_none() {

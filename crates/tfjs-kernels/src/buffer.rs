@@ -230,6 +230,20 @@ impl Drop for Memory {
     }
 }
 
+/// `bytes` zeros, all from one mapping that nobody writes.
+pub(crate) fn untouched(bytes: usize) -> Bytes {
+    static ZEROS: Mutex<Bytes> = Mutex::new(Bytes::new());
+    let mut zeros = ZEROS.lock().unwrap_or_else(PoisonError::into_inner);
+    if zeros.len() < bytes {
+        // As a mapping it costs address space only; without one it is memory like any other.
+        *zeros = match MmapMut::map_anon(bytes.next_power_of_two()) {
+            Ok(map) => Bytes::from_owner(map),
+            Err(_) => Bytes::from(vec![0; bytes]),
+        };
+    }
+    zeros.slice(..bytes)
+}
+
 /// Memory of which parts are lent; it sees to it that they do not overlap.
 #[derive(Debug)]
 pub(crate) struct Arena {

@@ -6,7 +6,11 @@ use num_complex::Complex32;
 use smallvec::SmallVec;
 use tfjs_format::DType;
 
-use crate::{KernelError, Result, buffer::Buffer, pool};
+use crate::{
+    KernelError, Result,
+    buffer::{self, Buffer},
+    pool,
+};
 
 /// Dimensions of a tensor, outermost first. Up to six need no allocation.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -341,6 +345,17 @@ impl Tensor {
     /// As [`Tensor::new`], over what the pool gave.
     pub(crate) fn from_buffer<T: Element>(shape: impl Into<Shape>, data: Buffer<T>) -> Result<Tensor> {
         TensorOf::from_buffer(shape, data).map(T::wrap)
+    }
+
+    /// A `float32` tensor that stands for its shape: zeros in memory that is never touched, and so takes none where the
+    /// system gives memory out on use.
+    ///
+    /// # Errors
+    /// [`KernelError::TooLarge`] when the shape does not fit in memory.
+    pub fn blank(shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        let bytes = buffer::untouched(shape.checked_len()? * size_of::<f32>());
+        Ok(TensorOf::<f32>::from_bytes(shape, &bytes)?.into())
     }
 
     /// The same tensor in memory that outlives the run of a [`crate::BufferPool`] that it is a result of: copied if it lies

@@ -237,6 +237,10 @@ impl Op for PackedProduct {
     fn infer(&self, inputs: &[Fact]) -> Result<Vec<Fact>, OpError> {
         self.product.infer(inputs)
     }
+
+    fn holds(&self, index: usize) -> bool {
+        index == 1
+    }
 }
 
 fn transpose(conjugate: bool) -> Result<Box<dyn Op>, OpError> {

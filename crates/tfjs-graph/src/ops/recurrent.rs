@@ -141,6 +141,10 @@ impl Op for Forward {
         Ok([y, state, c].into_iter().chain(saved).collect())
     }
 
+    fn holds(&self, index: usize) -> bool {
+        index == 1 && self.kernel.is_some()
+    }
+
     /// Packs a constant kernel.
     fn specialize(&self, facts: &[Fact]) -> Result<Option<Box<dyn Op>>> {
         let Some(kernel @ Tensor::F32(_)) = facts.get(1).and_then(|f| f.value.as_ref()) else {

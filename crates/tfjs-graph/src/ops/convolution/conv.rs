@@ -69,6 +69,8 @@ enum Filter {
 struct Prepared {
     filter: Filter,
     shift: Option<Tensor>,
+    /// Whether the channels of the image, and so the number of groups, were known.
+    certain: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -109,7 +111,8 @@ impl Conv2d {
                 None => PackedFilter::new(filter, groups)?,
             })
         };
-        Ok(Prepared { filter: packed, shift: affine.map(|(_, shift)| Tensor::vector(shift)) })
+        let shift = affine.map(|(_, shift)| Tensor::vector(shift));
+        Ok(Prepared { filter: packed, shift, certain: false })
     }
 
     /// `filter · factor` per output channel.
@@ -173,6 +176,14 @@ impl Op for Conv2d {
         let fresh;
         let prepared = match &self.filter {
             Some(p) if !matches!(&p.filter, Filter::Full(f) if f.in_channels() != channels) => p.as_ref(),
+            Some(p) if p.certain => {
+                return Err(tfjs_kernels::KernelError::Argument {
+                    what: "the number of channels",
+                    got: channels.to_string(),
+                    expected: "that of the filter",
+                }
+                .into());
+            }
             // Not constant, or laid out for another number of groups.
             _ => {
                 let norm = match self.fused.batch_norm() {
@@ -226,6 +237,10 @@ impl Op for Conv2d {
         Ok(vec![fact(Some(DType::Float32), shape)])
     }
 
+    fn holds(&self, index: usize) -> bool {
+        index == 1 && self.filter.as_ref().is_some_and(|p| p.certain)
+    }
+
     fn specialize(&self, f: &[Fact]) -> Result<Option<Box<dyn Op>>> {
         let value = |i: usize| f.get(i)?.value.as_ref();
         let Some(filter) = value(1) else { return Ok(None) };
@@ -242,9 +257,11 @@ impl Op for Conv2d {
         };
         let image = |at: usize| dims(f, 0).and_then(|d| *d.get(at)?);
         // Groups are rare: where the image's channels are not known there is one.
-        let channels = image(at).or(filter.dims().get(2).copied()).unwrap_or(0);
+        let known = image(at);
+        let channels = known.or(filter.dims().get(2).copied()).unwrap_or(0);
+        let certain = known.is_some() || self.depthwise;
         let size = image(height).zip(image(height + 1)).map(<[usize; 2]>::from);
-        let prepared = self.prepare(channels, size, filter, norm)?;
+        let prepared = Prepared { certain, ..self.prepare(channels, size, filter, norm)? };
         Ok(Some(Box::new(Conv2d { filter: Some(Arc::new(prepared)), ..self.clone() })))
     }
 }
@@ -345,6 +362,10 @@ impl Op for Conv1d {
         )])
     }
 
+    fn holds(&self, index: usize) -> bool {
+        index == 1 && self.filter.is_some()
+    }
+
     fn specialize(&self, f: &[Fact]) -> Result<Option<Box<dyn Op>>> {
         let Some(filter) = f.get(1).and_then(|f| f.value.clone()) else { return Ok(None) };
         let wide = widened(filter.dims(), 0);
@@ -390,6 +411,10 @@ impl Op for Conv3d {
             Some(DType::Float32),
             shape.or_else(|| open_shape(f, outputs, self.spec.data_format, 5)),
         )])
+    }
+
+    fn holds(&self, index: usize) -> bool {
+        index == 1 && self.filter.is_some()
     }
 
     fn specialize(&self, f: &[Fact]) -> Result<Option<Box<dyn Op>>> {

@@ -114,6 +114,10 @@ impl Op for Transposed<2> {
         Ok(Self::facts(f))
     }
 
+    fn holds(&self, index: usize) -> bool {
+        index == 1 && self.filter.is_some()
+    }
+
     fn specialize(&self, f: &[Fact]) -> Result<Option<Box<dyn Op>>> {
         Ok(self.packed(f)?.map(|op| Box::new(op) as _))
     }
@@ -126,6 +130,10 @@ impl Op for Transposed<3> {
 
     fn infer(&self, f: &[Fact]) -> Result<Vec<Fact>> {
         Ok(Self::facts(f))
+    }
+
+    fn holds(&self, index: usize) -> bool {
+        index == 1 && self.filter.is_some()
     }
 
     fn specialize(&self, f: &[Fact]) -> Result<Option<Box<dyn Op>>> {
