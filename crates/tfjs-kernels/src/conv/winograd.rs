@@ -340,8 +340,8 @@ impl<const OUT: usize> Kernel for Gather<'_, OUT> {
                         *v = unsafe { s.load_ptr(cells[i * 6 + j].add(channel)) };
                     }
                     let column = image_1d::<S, OUT>(s, column);
-                    for i in 0..OUT + 2 {
-                        half[i][j] = column[i];
+                    for (row, v) in half.iter_mut().zip(column) {
+                        row[j] = v;
                     }
                 }
                 let (part, at) = (channel / KC, index * PANEL_STRIDE + channel % KC);
@@ -466,8 +466,8 @@ impl<const OUT: usize> Multiply<'_, OUT> {
                         *m = unsafe { s.load_ptr(products.as_ptr().add(at)) };
                     }
                     let column = output_1d::<S, OUT>(s, column);
-                    for i in 0..OUT {
-                        half[i][j] = column[i];
+                    for (row, y) in half.iter_mut().zip(column) {
+                        row[j] = y;
                     }
                 }
                 let bias = match finish.bias {
