@@ -159,8 +159,9 @@ fn labelled(c: &GradCx<'_>, term: &str, port: Port) -> Result<String> {
     Ok(format!("{before}{labels}{after}"))
 }
 
-/// The equation with the operand and the result exchanged; labels that only the operand has are summed over in the
-/// forward direction, so that its gradient repeats along them.
+/// The equation with the operand and the result exchanged. Labels that only the operand has are summed over in the forward
+/// direction, so that its gradient repeats along them; of labels that it repeats only the diagonal is read, so that its
+/// gradient is zero elsewhere.
 fn einsum(c: &mut GradCx<'_>) -> Result<()> {
     let equation = c.attrs().str_or("equation", "")?.to_owned();
     let equation: String = equation.chars().filter(|ch| !ch.is_whitespace()).collect();
@@ -168,12 +169,10 @@ fn einsum(c: &mut GradCx<'_>) -> Result<()> {
         return c.refuse("the equation has no arrow");
     };
     let terms: Vec<String> = left.split(',').map(str::to_owned).collect();
-    let repeats = |t: &str| {
-        let letters: Vec<char> = t.chars().filter(|ch| *ch != '.').collect();
-        (1..letters.len()).any(|i| letters[..i].contains(&letters[i]))
-    };
-    if terms.iter().any(|t| repeats(t)) || repeats(output) {
-        return c.refuse("an operand repeats a label");
+    let letters = |term: &str| -> Vec<char> { term.chars().filter(|ch| *ch != '.').collect() };
+    let results = letters(output);
+    if (1..results.len()).any(|i| results[..i].contains(&results[i])) {
+        return c.refuse("the result repeats a label");
     }
     let dy = c.dy()?;
     for (i, term) in terms.iter().enumerate() {
@@ -182,10 +181,11 @@ fn einsum(c: &mut GradCx<'_>) -> Result<()> {
         }
         let others: Vec<usize> = (0..terms.len()).filter(|&j| j != i).collect();
         let found = |ch: char| output.contains(ch) || others.iter().any(|&j| terms[j].contains(ch));
-        let lost: Vec<char> = term.chars().filter(|&ch| ch != '.' && !found(ch)).collect();
-        let target: String = term.chars().filter(|ch| !lost.contains(ch)).collect();
-        if term.contains("...") && !lost.is_empty() {
-            return c.refuse("a label is summed over in an operand with an ellipsis");
+        let mut target = String::new();
+        for ch in term.chars().filter(|&ch| ch == '.' || found(ch)) {
+            if ch == '.' || !target.contains(ch) {
+                target.push(ch);
+            }
         }
         // Where the operand has no ellipsis its dimensions are summed over, for which they need labels.
         let spell_out = !term.contains("...") && output.contains("...");
@@ -202,20 +202,58 @@ fn einsum(c: &mut GradCx<'_>) -> Result<()> {
         }
         text += &format!("->{target}");
         let attrs: [(&str, Value); 1] = [("equation", attr::text(&text))];
-        let mut g = c.op("Einsum", &inputs, &attrs)?;
-        let x = c.x(i);
-        if !lost.is_empty() {
-            for (at, ch) in term.chars().enumerate() {
-                if lost.contains(&ch) {
-                    let axis = c.int(at as i32);
-                    g = c.op("ExpandDims", &[g, axis], &[])?;
-                }
-            }
-            g = c.broadcast_like(g, x)?;
-        } else if term.contains("...") {
-            g = c.sum_to(g, x)?;
-        }
+        let g = c.op("Einsum", &inputs, &attrs)?;
+        let g = spread_labels(c, g, c.x(i), term, &target)?;
         c.set(i, g)?;
     }
     Ok(())
+}
+
+/// From the labels of `target` to those of `term`, the shape of `x`.
+fn spread_labels(c: &mut GradCx<'_>, mut g: Port, x: Port, term: &str, target: &str) -> Result<Port> {
+    let letters: Vec<char> = term.chars().filter(|ch| *ch != '.').collect();
+    let (open, mut lost, mut repeated) = (term.contains("..."), false, Vec::new());
+    if letters.len() > target.chars().filter(|ch| *ch != '.').count() {
+        let rank = if open { c.rank(x)? } else { letters.len() };
+        let before = term.find("...").unwrap_or(letters.len());
+        let axis = |at: usize| if at < before { at } else { (rank + at).saturating_sub(letters.len()) };
+        for (at, ch) in letters.iter().enumerate() {
+            let first = letters.iter().position(|other| other == ch).filter(|&first| first < at);
+            if let Some(first) = first {
+                repeated.push((rank, axis(first), axis(at)));
+            }
+            lost |= !target.contains(*ch);
+            if first.is_some() || !target.contains(*ch) {
+                let axis = c.int(axis(at) as i32);
+                g = c.op("ExpandDims", &[g, axis], &[])?;
+            }
+        }
+    }
+    for (rank, first, second) in repeated {
+        let (one, other) = (places(c, x, first, rank)?, places(c, x, second, rank)?);
+        let diagonal = c.bin("Equal", one, other)?;
+        let zero = c.number(0.0, g);
+        g = c.op("SelectV2", &[diagonal, g, zero], &[])?;
+    }
+    match (lost, open) {
+        (false, false) => Ok(g),
+        (true, false) => c.broadcast_like(g, x),
+        (_, true) => {
+            if lost {
+                let zeros = c.un("ZerosLike", x)?;
+                g = c.add(g, zeros)?;
+            }
+            c.sum_to(g, x)
+        }
+    }
+}
+
+/// Where one is along an axis of `x`, of a shape that broadcasts to that of `x`.
+fn places(c: &mut GradCx<'_>, x: Port, axis: usize, rank: usize) -> Result<Port> {
+    let (start, end, step) = (c.int(0), c.dim(x, axis)?, c.int(1));
+    let range = c.op("Range", &[start, end, step], &[])?;
+    let mut shape = vec![1; rank.saturating_sub(axis).max(1)];
+    shape[0] = -1;
+    let shape = c.ints(&shape);
+    c.op("Reshape", &[range, shape], &[])
 }

@@ -209,6 +209,23 @@ fn matrices() -> Vec<Case> {
     out.push(case("Einsum", two(&[2, 3], &[4, 3]), &equation("ij,kj->k")));
     out.push(case("Einsum", two(&[2, 1, 2, 3], &[2, 3, 2]), &equation("...ij,...jk->...ik")));
     out.push(case("Einsum", vec![x(&[2, 3], -1.0, 1.0)], &equation("ij->ji")));
+    for (text, shape) in [
+        ("ii->i", &[3, 3][..]),
+        ("ii->", &[3, 3]),
+        ("iij->ij", &[2, 2, 3]),
+        ("jii->", &[3, 2, 2]),
+        ("iii->i", &[2, 2, 2]),
+        ("ijij->ji", &[2, 3, 2, 3]),
+        ("...ii->...i", &[3, 2, 2]),
+        ("i...i->...", &[2, 3, 2]),
+        ("i...j->...", &[2, 3, 2]),
+    ] {
+        out.push(case("Einsum", vec![x(shape, -1.0, 1.0)], &equation(text)));
+    }
+    out.push(case("Einsum", vec![In::Z(vec![3, 3])], &equation("ii->i")));
+    out.push(case("Einsum", two(&[2, 2], &[3, 2]), &equation("ii,jk->ik")));
+    out.push(case("Einsum", two(&[2, 3, 2], &[3, 4]), &equation("iji,jk->ki")));
+    out.push(case("Einsum", two(&[1, 2, 2], &[3, 2]), &equation("...ii,...j->...i")));
     out.push(case("Transpose", vec![x(&[2, 3, 2], -1.0, 1.0), ints(&[2, 0, 1])], &[]));
     out.push(case("ConjugateTranspose", vec![In::Z(vec![2, 3]), ints(&[1, 0])], &[]));
     for op in ["MatrixBandPart", "BatchMatrixBandPart"] {

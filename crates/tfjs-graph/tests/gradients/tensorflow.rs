@@ -42,6 +42,11 @@ fn gradients_of_colours_patches_and_transforms_agree_with_tensorflow() {
     check_family("pictures");
 }
 
+#[test]
+fn gradients_of_diagonals_in_equations_agree_with_tensorflow() {
+    check_family("diagonals");
+}
+
 fn check_family(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gradients");
     let text = fs::read_to_string(folder.join(name).with_extension("ndjson")).unwrap();
