@@ -160,7 +160,7 @@ fn nothing_is_left_behind_when_a_value_cannot_be_read() {
     let broken = StoredWeight { name: "kernel".to_owned(), value };
     let error = model(vec![("dense".to_owned(), vec![broken])]).write(&path).unwrap_err();
     assert!(
-        matches!(&error, ConvertError::Keras { source: KerasError::Object { object, .. }, .. }
+        matches!(&error, ConvertError::WriteKeras { source: KerasError::Object { object, .. }, .. }
         if object == "model_weights/dense/kernel"),
         "{error:?}"
     );
