@@ -75,6 +75,7 @@ const REFUSED: &[(&str, &[&str])] = &[
             "FusedBatchNormGrad",
             "FusedBatchNormGradV2",
             "FusedBatchNormGradV3",
+            "IgammaGradA",
             "InvGrad",
             "LRNGrad",
             "LeakyReluGrad",

@@ -64,6 +64,7 @@ ops! {
     Greater FI "Whether greater."
     GreaterEqual FI "Whether greater or equal."
     Igamma F "Lower regularised incomplete gamma function."
+    IgammaGradA F "Derivative of `Igamma` by its first input."
     Igammac F "Upper regularised incomplete gamma function."
     LeftShift I "Bits moved up; the distance is clamped to 0..=31."
     Less FI "Whether less."
@@ -322,6 +323,7 @@ fn arithmetic_f32(op: BinaryOp, x: TensorOf<f32>, y: TensorOf<f32>) -> Result<Te
         BinaryOp::Xlog1py => wide!(|a, b| if a == 0.0 { 0.0 } else { a * b.ln_1p() }),
         BinaryOp::NextAfter => combine(x, y, libm::nextafterf),
         BinaryOp::Igamma => wide!(|a, b| special::igamma(a, b, true)),
+        BinaryOp::IgammaGradA => wide!(|a, b| special::igamma_grad_a(a, b)),
         BinaryOp::Igammac => wide!(|a, b| special::igamma(a, b, false)),
         BinaryOp::Polygamma => wide!(|a, b| special::polygamma(a, b)),
         BinaryOp::Zeta => wide!(|a, b| special::zeta(a, b)),

@@ -396,11 +396,17 @@ fn clip(c: &mut GradCx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// By `x` only: `± x^(a - 1) e^-x / Γ(a)`.
+/// By `a` an op of its own, by `x` `± x^(a - 1) e^-x / Γ(a)`.
 fn incomplete_gamma(c: &mut GradCx<'_>, sign: f32) -> Result<()> {
     let (a, x, dy) = (c.x(0), c.x(1), c.dy()?);
     if c.wants(0) {
-        return c.refuse("the derivative by `a` is not known");
+        let slope = c.bin("IgammaGradA", a, x)?;
+        let slope = c.scale(slope, sign)?;
+        let g = c.mul(dy, slope)?;
+        c.set_reduced(0, g)?;
+    }
+    if !c.wants(1) {
+        return Ok(());
     }
     let (less, log) = (c.plus(a, -1.0)?, c.un("Log", x)?);
     let (power, gamma) = (c.mul(less, log)?, c.un("Lgamma", a)?);

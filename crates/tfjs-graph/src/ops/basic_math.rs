@@ -57,6 +57,7 @@ pub(super) const OPS: &[OpDef] = &[
     OpDef::new("FresnelCos", 1..=1, |b| each(b, UnaryOp::FresnelCos)),
     OpDef::new("FresnelSin", 1..=1, |b| each(b, UnaryOp::FresnelSin)),
     OpDef::new("Igamma", 2..=2, |b| pair(b, BinaryOp::Igamma)),
+    OpDef::new("IgammaGradA", 2..=2, |b| pair(b, BinaryOp::IgammaGradA)),
     OpDef::new("Igammac", 2..=2, |b| pair(b, BinaryOp::Igammac)),
     OpDef::new("Imag", 1..=1, |b| each(b, UnaryOp::Imag)),
     OpDef::new("Inv", 1..=1, |b| each(b, UnaryOp::Inv)),

@@ -138,6 +138,9 @@ fn elementwise() -> Vec<Case> {
     out.push(case("Zeta", vec![In::C(Tensor::scalar(2f32)), x(&[3], 1.0, 3.0)], &[]));
     out.push(case("Igamma", vec![In::C(Tensor::vector(vec![1f32, 2.0])), x(&[2], 0.8, 3.0)], &[]));
     out.push(case("Igammac", vec![In::C(Tensor::vector(vec![1f32, 2.0])), x(&[2], 0.8, 3.0)], &[]));
+    for op in ["Igamma", "Igammac"] {
+        out.push(case(op, vec![x(&[2, 1], 0.7, 3.0), x(&[3], 0.8, 5.0)], &[]));
+    }
     let (a, b) = (Tensor::vector(vec![1f32, 2.0]), Tensor::vector(vec![2f32, 3.0]));
     out.push(case("Betainc", vec![In::C(a), In::C(b), x(&[2], 0.2, 0.8)], &[]));
     out.push(case("Prelu", vec![x(&[2, 2, 3], -2.0, 1.9), x(&[3], 0.1, 0.4)], &[]));

@@ -47,6 +47,11 @@ fn gradients_of_diagonals_in_equations_agree_with_tensorflow() {
     check_family("diagonals");
 }
 
+#[test]
+fn gradients_of_incomplete_gamma_functions_agree_with_tensorflow() {
+    check_family("incomplete");
+}
+
 fn check_family(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gradients");
     let text = fs::read_to_string(folder.join(name).with_extension("ndjson")).unwrap();
