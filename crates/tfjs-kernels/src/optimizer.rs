@@ -238,36 +238,21 @@ impl<U: Update> Part<'_, U> {
         for slot in &mut self.slots[..U::SLOTS] {
             assert_eq!(slot.len(), n);
         }
-        let mut i = 0;
-        while i + S::LANES <= n {
-            let mut w = s.load(&self.weight[i..]);
+        for i in (0..n).step_by(S::LANES) {
+            let len = (n - i).min(S::LANES);
+            let mut w = load(s, &self.weight, i, len);
             let mut slots = [s.zero(); SLOTS];
             for (value, slot) in slots.iter_mut().zip(&self.slots[..U::SLOTS]) {
-                *value = s.load(&slot[i..]);
+                *value = load(s, slot, i, len);
             }
             if decays {
                 w = s.fnma(w, decay, w);
             }
-            w = step(i, S::LANES, w, &mut slots);
-            s.store(&mut self.weight[i..], w);
+            // Called in one place, so that it is compiled there, for the vector unit.
+            w = step(i, len, w, &mut slots);
+            store(s, &mut self.weight, i, len, w);
             for (value, slot) in slots.iter().zip(&mut self.slots[..U::SLOTS]) {
-                s.store(&mut slot[i..], *value);
-            }
-            i += S::LANES;
-        }
-        if i < n {
-            let mut w = s.load_part(&self.weight[i..]);
-            let mut slots = [s.zero(); SLOTS];
-            for (value, slot) in slots.iter_mut().zip(&self.slots[..U::SLOTS]) {
-                *value = s.load_part(&slot[i..]);
-            }
-            if decays {
-                w = s.fnma(w, decay, w);
-            }
-            w = step(i, n - i, w, &mut slots);
-            s.store_part(&mut self.weight[i..], w);
-            for (value, slot) in slots.iter().zip(&mut self.slots[..U::SLOTS]) {
-                s.store_part(&mut slot[i..], *value);
+                store(s, slot, i, len, *value);
             }
         }
     }
@@ -276,6 +261,11 @@ impl<U: Update> Part<'_, U> {
 #[inline(always)]
 fn load<S: Simd>(s: S, x: &[f32], i: usize, n: usize) -> S::F32 {
     if n == S::LANES { s.load(&x[i..]) } else { s.load_part(&x[i..]) }
+}
+
+#[inline(always)]
+fn store<S: Simd>(s: S, x: &mut [f32], i: usize, n: usize, v: S::F32) {
+    if n == S::LANES { s.store(&mut x[i..], v) } else { s.store_part(&mut x[i..], v) }
 }
 
 #[inline(always)]
@@ -320,7 +310,10 @@ impl<U: Update> Kernel for Row<'_, U> {
         let rule = part.rule;
         part.each(s, |i, n, w, slots| {
             let g = load(s, g, i, n);
-            let q = q.map_or_else(|| second::<S, U>(s, g), |q| load(s, q, i, n));
+            let q = match q {
+                Some(q) => load(s, q, i, n),
+                None => second::<S, U>(s, g),
+            };
             rule.step(s, w, g, q, slots)
         });
     }
