@@ -22,6 +22,8 @@ mod spatial;
 mod spectral;
 mod wrapper;
 
+pub(crate) use normalization::without_virtual_batch;
+
 use std::collections::HashMap;
 use std::sync::LazyLock;
 

@@ -12,6 +12,8 @@ use crate::{
     emit::Dim,
 };
 
+pub(crate) use batch::without_virtual_batch;
+
 type Result<T> = std::result::Result<T, LayersError>;
 
 pub(super) const LAYERS: &[LayerDef] = &[

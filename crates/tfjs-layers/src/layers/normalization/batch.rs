@@ -26,6 +26,9 @@ fn make(c: &Config<'_>, synchronized: bool) -> Result<Box<dyn Layer>> {
     c.known(&["renorm_clipping", "renorm_momentum"]);
     let renorm = c.bool_or("renorm", false)?.then(|| Renorm::new(c)).transpose()?;
     let virtual_batch = c.opt_usize("virtual_batch_size")?;
+    if virtual_batch == Some(0) {
+        return Err(c.wrong("virtual_batch_size", "a size above 0"));
+    }
     let axes = c.opt_ints("axis")?.unwrap_or_else(|| vec![-1]);
     let usual = matches!(axes[..], [-4 | -3 | -1 | 1 | 3 | 4]);
     let can_fuse = usual && !synchronized && renorm.is_none() && virtual_batch.is_none();
@@ -78,7 +81,8 @@ impl Renorm {
 /// `(x − moving_mean) / √(moving_variance + ε) · gamma + beta`; in training with the moments of the batch, which the moving
 /// ones follow.
 ///
-/// All four: `[channels]`; with several axes, their sizes among ones.
+/// All four: `[channels]`; with several axes, their sizes among ones; with virtual batches likewise, and one more 1 after the
+/// first.
 #[derive(Debug)]
 struct BatchNormalization {
     axes: Vec<i64>,
@@ -89,6 +93,7 @@ struct BatchNormalization {
     /// Keras 2 takes another op for inputs of 4 and 5 axes, which ignores masks and gives the moving variance an unbiased
     /// estimate.
     fused: bool,
+    /// Samples that are normalised together in training; which ones, see [`Ghosts::of`].
     virtual_batch: Option<usize>,
     affine: Affine,
     mean_initializer: WeightInit,
@@ -99,6 +104,8 @@ struct BatchNormalization {
 #[derive(Clone, Debug)]
 struct Built {
     axes: Vec<usize>,
+    /// Whether weights have the axes of what is normalised, and need not be laid out.
+    wide: bool,
     gamma: Option<WeightId>,
     beta: Option<WeightId>,
     mean: WeightId,
@@ -108,9 +115,9 @@ struct Built {
 }
 
 impl Built {
-    /// A weight so that it can be broadcast. With several axes it is so already.
+    /// A weight so that it can be broadcast.
     fn laid_out(&self, g: &mut Emit, weight: Port, rank: usize) -> Result<Port> {
-        if self.axes.len() == 1 { spread(g, weight, &self.axes, rank) } else { Ok(weight) }
+        if self.wide { Ok(weight) } else { spread(g, weight, &self.axes, rank) }
     }
 }
 
@@ -126,14 +133,23 @@ struct Normalised {
 
 impl Layer for BatchNormalization {
     fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
-        let (axes, sizes) = axes_of(inputs, &self.axes, scope.dialect)?;
-        let shape = if axes.len() == 1 {
-            sizes
-        } else {
+        let given = self.virtual_batch.map(|_| without_virtual_batch(&self.axes));
+        let (axes, sizes) = axes_of(inputs, given.as_ref().unwrap_or(&self.axes), scope.dialect)?;
+        let wide = axes.len() > 1 || self.virtual_batch.is_some();
+        let shape = if wide {
             let rank = inputs.first().and_then(|f| f.shape.as_ref()).map_or(0, Vec::len);
             let mut shape = vec![1; rank];
             axes.iter().zip(sizes).for_each(|(&a, n)| shape[a] = n);
+            if self.virtual_batch.is_some() {
+                if axes.contains(&0) {
+                    let problem = "axis 0 cannot be normalised with `virtual_batch_size`";
+                    return Err(LayersError::Inputs(problem.to_owned()));
+                }
+                shape.insert(1, 1);
+            }
             shape
+        } else {
+            sizes
         };
         let (gamma, beta) = self.affine.build(scope, &shape);
         let mean = scope.state("moving_mean", &shape, self.mean_initializer.clone());
@@ -143,7 +159,7 @@ impl Layer for BatchNormalization {
             let mean = scope.state("renorm_mean", &shape, self.mean_initializer.clone());
             [deviation, mean, scope.state("renorm_stddev", &shape, self.variance_initializer.clone())]
         });
-        self.built = Some(Built { axes, gamma, beta, mean, variance, renorm });
+        self.built = Some(Built { axes, wide, gamma, beta, mean, variance, renorm });
         Ok(())
     }
 
@@ -154,13 +170,25 @@ impl Layer for BatchNormalization {
         let rank = g.rank(x)?;
         // A frozen layer uses its moving statistics, whatever a call says.
         if call.training(g) && !g.frozen(b.mean) {
-            let y = self.by_batch(g, x, b, rank, call.mask(0))?;
+            let y = match self.virtual_batch {
+                Some(size) if call.mask(0).is_none() => {
+                    let ghosts = Ghosts::of(g, x, b, size)?;
+                    let y = self.by_batch(g, ghosts.x, &ghosts.built, rank + 1, None)?;
+                    let dims = g.dims(x)?;
+                    g.reshape(y, &dims)?
+                }
+                Some(size) => {
+                    let problem = format!("a mask does not go with `virtual_batch_size` {size}");
+                    return Err(LayersError::Inputs(problem));
+                }
+                None => self.by_batch(g, x, b, rank, call.mask(0))?,
+            };
             return Ok(vec![Sym::masked(y, call.mask(0))]);
         }
         // What is left out of scale and shift is 1 and 0.
         let y = match (rank, &b.axes[..]) {
-            (4, [3]) => self.fused(g, x, b)?,
-            (3, [2]) => {
+            (4, [3]) if !b.wide => self.fused(g, x, b)?,
+            (3, [2]) if !b.wide => {
                 let wide = spatial::widen(g, x)?;
                 let y = self.fused(g, wide, b)?;
                 g.squeeze(y, &[1])?
@@ -174,10 +202,6 @@ impl Layer for BatchNormalization {
 impl BatchNormalization {
     /// Normalises by the moments of the batch, and moves the moving ones.
     fn by_batch(&self, g: &mut Emit, x: Port, b: &Built, rank: usize, mask: Option<Port>) -> Result<Port> {
-        if let Some(size) = self.virtual_batch {
-            let problem = format!("it cannot be trained with `virtual_batch_size` {size}");
-            return Err(LayersError::Inputs(problem));
-        }
         let fused = self.fused && matches!((rank, &b.axes[..]), (4, [1 | 3]) | (5, [1 | 4]));
         let mask = mask.filter(|_| !fused);
         let gamma = b.gamma.map(|id| g.weight(id));
@@ -228,7 +252,7 @@ impl BatchNormalization {
     ) -> Result<Normalised> {
         // One op does it all for a last or second axis, if only there are axes enough.
         let (wide, extra, format) = match (rank, &b.axes[..]) {
-            _ if mask.is_some() => (x, &[][..], ""),
+            _ if mask.is_some() || self.virtual_batch.is_some() => (x, &[][..], ""),
             (2, [1]) => (spread_out(g, x, &[1, 2])?, &[1, 2][..], "NHWC"),
             (3, [2]) => (spread_out(g, x, &[1])?, &[1][..], "NHWC"),
             (3, [1]) => (spread_out(g, x, &[2])?, &[2][..], "NCHW"),
@@ -256,7 +280,7 @@ impl BatchNormalization {
         Ok(Normalised { y, mean: out[1], variance: out[4], estimate: out[2] })
     }
 
-    /// The same with several axes, or where only some elements count.
+    /// The same with several axes, with virtual batches, or where only some elements count.
     fn moments_by_hand(
         &self,
         g: &mut Emit,
@@ -266,7 +290,8 @@ impl BatchNormalization {
         (gamma, beta): (Option<Port>, Option<Port>),
         mask: Option<Port>,
     ) -> Result<Normalised> {
-        let others: Vec<usize> = (0..rank).filter(|a| !b.axes.contains(a)).collect();
+        let ghosts = self.virtual_batch.map(|_| GHOSTS);
+        let others: Vec<usize> = (0..rank).filter(|a| !b.axes.contains(a) && ghosts != Some(*a)).collect();
         let weights = mask.map(|mask| weights(g, x, mask, &others)).transpose()?;
         let moment = |g: &mut Emit, x: Port| match weights {
             None => g.reduce("Mean", x, &others, true),
@@ -292,7 +317,10 @@ impl BatchNormalization {
             y = g.add(y, beta)?;
         }
         let (mut means, mut variances) = (mean, variance);
-        if let &[axis] = &b.axes[..] {
+        if let Some(axis) = ghosts {
+            means = g.reduce("Mean", mean, &[axis], true)?;
+            variances = g.reduce("Mean", variance, &[axis], true)?;
+        } else if let &[axis] = &b.axes[..] {
             let channels = [Dim::Known(g.known_dim(x, axis, "number of channels")?)];
             means = g.reshape(mean, &channels)?;
             variances = g.reshape(variance, &channels)?;
@@ -372,17 +400,17 @@ impl BatchNormalization {
 
     /// A factor and a shift, both computed from weights alone.
     fn composed(&self, g: &mut Emit, x: Port, b: &Built, rank: usize) -> Result<Port> {
-        let variance = g.weight(b.variance);
+        let variance = self.plain(g, b, b.variance, rank)?;
         let mut factor = inverse_root(g, variance, self.epsilon)?;
         if let Some(gamma) = b.gamma {
-            let gamma = g.weight(gamma);
+            let gamma = self.plain(g, b, gamma, rank)?;
             factor = g.mul(factor, gamma)?;
         }
-        let mean = g.weight(b.mean);
+        let mean = self.plain(g, b, b.mean, rank)?;
         let mut shift = g.mul(mean, factor)?;
         shift = match b.beta {
             Some(beta) => {
-                let beta = g.weight(beta);
+                let beta = self.plain(g, b, beta, rank)?;
                 g.sub(beta, shift)?
             }
             None => g.unary("Neg", shift)?,
@@ -392,6 +420,69 @@ impl BatchNormalization {
         let scaled = g.mul(x, factor)?;
         g.add(scaled, shift)
     }
+
+    /// A weight without the axis of virtual batches.
+    fn plain(&self, g: &mut Emit, b: &Built, id: WeightId, rank: usize) -> Result<Port> {
+        let weight = g.weight(id);
+        if self.virtual_batch.is_none() {
+            return Ok(weight);
+        }
+        let mut dims = vec![Dim::Known(1); rank];
+        for &axis in &b.axes {
+            dims[axis] = g.dim(weight, axis + 1)?;
+        }
+        g.reshape(weight, &dims)
+    }
+}
+
+/// The axis of the number of virtual batches.
+const GHOSTS: usize = 1;
+
+/// Virtual batches of a batch, and the layer as it normalises them.
+struct Ghosts {
+    /// Samples of a virtual batch, virtual batches, the other axes.
+    x: Port,
+    built: Built,
+}
+
+impl Ghosts {
+    /// Of `n` virtual batches one has every `n`th sample.
+    fn of(g: &mut Emit, x: Port, b: &Built, size: usize) -> Result<Ghosts> {
+        let dims = g.dims(x)?;
+        let x = match dims[0] {
+            Dim::Known(batch) if batch % size != 0 => {
+                return Err(LayersError::Inputs(format!(
+                    "a batch of {batch} cannot be divided by `virtual_batch_size` {size}"
+                )));
+            }
+            Dim::Known(batch) => {
+                let mut split = vec![Dim::Known(size), Dim::Known(batch / size)];
+                split.extend(dims.into_iter().skip(1));
+                g.reshape(x, &split)?
+            }
+            Dim::Of(..) => {
+                let shape = g.unary("Shape", x)?;
+                let size = i32::try_from(size).map_err(|_| {
+                    LayersError::Inputs(format!("a `virtual_batch_size` of {size} is too large"))
+                })?;
+                let (begin, all, split, axis) =
+                    (g.ints(&[1]), g.ints(&[-1]), g.ints(&[size, -1]), g.constant(Tensor::scalar(0i32)));
+                let rest = g.op("Slice", &[shape, begin, all], &[])?;
+                let split = g.op("ConcatV2", &[split, rest, axis], &[])?;
+                g.op("Reshape", &[x, split], &[])?
+            }
+        };
+        let mut built = b.clone();
+        built.axes.iter_mut().for_each(|axis| *axis += 1);
+        Ok(Ghosts { x, built })
+    }
+}
+
+/// The axes of the input, given those of a file. Keras 2 counts the axis of virtual batches in once a layer is built, and
+/// writes its axes like that; as neither this one nor the batch can be normalised, smaller ones were written before.
+pub(crate) fn without_virtual_batch(axes: &[i64]) -> Vec<i64> {
+    let counted = axes.iter().all(|&axis| axis > GHOSTS as i64);
+    axes.iter().map(|&axis| if counted { axis - 1 } else { axis }).collect()
 }
 
 /// Moves a moving average towards the value of a batch.

@@ -7,6 +7,7 @@ use super::{Outcome, Source, activation::dims, pieces};
 use crate::{
     Dialect,
     config::number,
+    layers::without_virtual_batch,
     save::{
         Result,
         fragment::{Fragment, From},
@@ -30,8 +31,31 @@ fn axis(source: &Source<'_>, rank: usize) -> Option<usize> {
     Some(axis as usize).filter(|&a| a < rank)
 }
 
+/// Virtual batches are for training only; what is left of them are axes and weights with one dimension more.
+fn without_ghosts(source: &mut Source<'_>) {
+    let axes: Option<Vec<i64>> = match source.config.get("axis") {
+        Some(Value::Array(items)) => items.iter().map(Value::as_i64).collect(),
+        Some(axis) => axis.as_i64().map(|axis| vec![axis]),
+        None => None,
+    };
+    let axes = without_virtual_batch(&axes.unwrap_or_else(|| vec![-1]));
+    source.config.insert("axis".to_owned(), json!(axes));
+    for (_, weight) in &mut source.weights {
+        let mut shape = weight.shape().to_vec();
+        match axes[..] {
+            [_] => shape = vec![weight.len()],
+            _ if shape.len() > 1 => _ = shape.remove(1),
+            _ => {}
+        }
+        *weight = pieces::reshaped(weight, shape);
+    }
+}
+
 /// BatchNormalization: TF.js takes two to four axes, and computes right along the last of them.
 pub(super) fn batch(source: &mut Source<'_>) -> Result<Outcome> {
+    if source.config.get("virtual_batch_size").is_some_and(|size| !size.is_null()) {
+        without_ghosts(source);
+    }
     for key in [
         "renorm",
         "renorm_clipping",
