@@ -96,6 +96,14 @@ pub(crate) fn make(
             remedy: "replace it by layers of Keras that do the same, or export the model as a SavedModel and convert that",
         });
     }
+    if TEXT.contains(&class) {
+        return Err(LayersError::UnknownClass {
+            class: class.to_owned(),
+            hint: "; it is a tool around a model, and no part of what a model computes: turn text into numbers before, and \
+                   write the network out of `Embedding`, `PositionEmbedding`, `TransformerDecoder` and `LayerNormalization`"
+                .to_owned(),
+        });
+    }
     if let Some(operation) = operation::find(config, dialect, LAYERS.contains_key(class)) {
         return Ok(operation);
     }
@@ -116,6 +124,19 @@ pub(crate) fn make(
     reader.finish(&config.name, class);
     Ok(regularization::penalised(layer, config, dialect))
 }
+
+/// Classes of TF.js that prepare text, or hold whole networks whose weights TF.js itself does not store.
+const TEXT: &[&str] = &[
+    "Backbone",
+    "BytePairTokenizer",
+    "GPT2Backbone",
+    "GPT2CausalLM",
+    "GPT2CausalLMPreprocessor",
+    "GPT2Preprocessor",
+    "GPT2Tokenizer",
+    "Preprocessor",
+    "StartEndPacker",
+];
 
 /// What a layer that wraps code from elsewhere holds.
 fn foreign_code(class: &str) -> Option<&'static str> {

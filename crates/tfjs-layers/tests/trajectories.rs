@@ -282,6 +282,7 @@ const WITHOUT: &[(&str, &[&str])] = &[
         ],
     ),
     ("of a library beside Keras, and trained as `MultiHeadAttention` is", &["CachedMultiHeadAttention"]),
+    ("TF.js's only, and there not to be trained", &["PositionEmbedding", "TransformerDecoder"]),
     ("the layer inside, nothing else; Keras's own has no `call`", &["Wrapper"]),
     ("only within `ConvLSTM2D`", &["ConvLSTM2DCell"]),
     ("takes text, no gradient reaches it", &["StringLookup", "TextVectorization", "HashedCrossing"]),

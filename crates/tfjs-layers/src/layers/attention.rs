@@ -1,5 +1,6 @@
-//! Attention: of one head without projections here, of several heads in `multi_head`.
+//! Attention: of one head without projections here, of several heads in `multi_head`, with what follows it in `decoder`.
 
+mod decoder;
 mod multi_head;
 
 use tfjs_graph::{Fact, Port, builder::attr};
@@ -9,7 +10,7 @@ use super::activation::{boolean, softmax_over};
 use super::core::last_dim;
 use super::regularization::{dropout, seed};
 use crate::{
-    Call, Config, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, emit::Dim,
+    Call, Config, Dialect, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, emit::Dim,
     topology::Arg,
 };
 
@@ -29,9 +30,25 @@ pub(super) const LAYERS: &[LayerDef] = &[
     }),
     LayerDef::new("MultiHeadAttention", multi_head::new),
     LayerDef::new("CachedMultiHeadAttention", multi_head::new),
+    LayerDef::new("TransformerDecoder", decoder::new),
     LayerDef::new("GroupedQueryAttention", multi_head::new_grouped),
     LayerDef::new("GroupQueryAttention", multi_head::new_grouped),
 ];
+
+/// Refuses layers of a library beside Keras that share their names with TF.js's own.
+///
+/// # Errors
+/// When the file is not TF.js's.
+pub(super) fn only_tfjs(c: &Config<'_>, class: &str) -> Result<()> {
+    if c.dialect == Dialect::Tfjs {
+        return Ok(());
+    }
+    Err(LayersError::UnknownClass {
+        class: class.to_owned(),
+        hint: "; only TensorFlow.js's own is known here: export the model as a SavedModel and convert that"
+            .to_owned(),
+    })
+}
 
 fn attention(c: &Config<'_>, score: Score) -> Result<Box<dyn Layer>> {
     Ok(Box::new(Attention {

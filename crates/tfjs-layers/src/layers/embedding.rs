@@ -1,13 +1,14 @@
-//! Embedding and ReversibleEmbedding: rows of a table, by id.
+//! Embedding and ReversibleEmbedding: rows of a table, by id; PositionEmbedding: by place.
 
 use serde_json::Value;
 use tfjs_graph::{Fact, Port, builder::attr};
 use tfjs_kernels::DType;
 
-use super::core::{Kernel, KernelIds, built, constant};
+use super::core::{Kernel, KernelIds, built, constant, last_dim};
 use super::quantized;
 use crate::{
-    Call, Config, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, topology::Arg,
+    Call, Config, Emit, Initializer, Layer, LayerDef, LayersError, Scope, Sym, WeightId, emit::Dim,
+    topology::Arg,
 };
 
 type Result<T> = std::result::Result<T, LayersError>;
@@ -21,6 +22,17 @@ pub(super) const LAYERS: &[LayerDef] = &[
             tied: c.bool_or("tie_weights", true)?,
             soft_cap: c.opt_f64("logit_soft_cap")?.map(|x| x as f32),
             reverse: None,
+        }))
+    }),
+    LayerDef::new("PositionEmbedding", |c| {
+        super::attention::only_tfjs(c, "PositionEmbedding")?;
+        Ok(Box::new(PositionEmbedding {
+            length: c.usize("sequence_length")?,
+            initializer: match c.get("initializer") {
+                Some(value) => Initializer::parse(value)?,
+                None => Initializer::named("glorot_uniform"),
+            },
+            table: None,
         }))
     }),
 ];
@@ -154,5 +166,57 @@ impl Layer for ReversibleEmbedding {
             return Ok(vec![self.logits(g, x)?.into()]);
         }
         self.table.call(g, call)
+    }
+}
+
+/// TF.js's `PositionEmbedding`: for each step of a sequence the row of its place, whatever the step holds. Masks are dropped.
+///
+/// embeddings: `[sequence_length, width]`.
+#[derive(Debug)]
+struct PositionEmbedding {
+    length: usize,
+    initializer: Initializer,
+    table: Option<WeightId>,
+}
+
+impl Layer for PositionEmbedding {
+    fn build(&mut self, scope: &mut Scope<'_>, inputs: &[Fact]) -> Result<()> {
+        let width = last_dim(inputs)?;
+        self.table = Some(scope.weight("embeddings", &[self.length, width], self.initializer.clone()));
+        Ok(())
+    }
+
+    fn call(&self, g: &mut Emit, call: &Call) -> Result<Vec<Sym>> {
+        let x = call.one()?.port;
+        let table = built(self.table)?;
+        let first = match call.kwarg("start_index") {
+            None => 0,
+            Some(Arg::Value(first)) => first.as_i64().and_then(|i| i32::try_from(i).ok()).unwrap_or(-1),
+            Some(_) => -1,
+        };
+        let dims = g.dims(x)?;
+        let [.., steps, width] = dims.as_slice() else {
+            return Err(LayersError::Inputs("it takes sequences of vectors".to_owned()));
+        };
+        let known = match steps {
+            Dim::Known(n) => *n,
+            Dim::Of(..) => 0,
+        };
+        // Longer ones that are not known before are refused by the op.
+        let places = usize::try_from(first).ok().and_then(|first| first.checked_add(known));
+        if places.is_none_or(|end| end > self.length) {
+            return Err(LayersError::Inputs(format!(
+                "{known} steps from place {first} on do not lie within {} places",
+                self.length
+            )));
+        }
+        let table = g.weight(table);
+        let (begin, sizes) = (g.ints(&[first, 0]), g.shape_value(&[*steps, *width])?);
+        let rows = g.op("Slice", &[table, begin, sizes], &[])?;
+        let shape = g.shape_value(&dims)?;
+        let y = g.op("BroadcastTo", &[rows, shape], &[])?;
+        let known = g.shape(x)?;
+        g.set_shape(y, &known);
+        Ok(vec![y.into()])
     }
 }

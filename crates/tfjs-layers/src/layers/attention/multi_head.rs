@@ -78,7 +78,7 @@ pub(super) fn new_grouped(c: &Config<'_>) -> Result<Box<dyn Layer>> {
 /// query: kernel `[in, heads, key_dim]`, bias `[heads, key_dim]`; key and value alike; gate as query;
 /// attention_output: kernel `[heads, value_dim, out…]`, bias `[out…]`.
 #[derive(Debug)]
-struct MultiHead {
+pub(super) struct MultiHead {
     heads: usize,
     /// Of keys and values.
     value_heads: usize,
@@ -121,6 +121,45 @@ fn letters(count: usize) -> String {
 }
 
 impl MultiHead {
+    /// The attention inside another layer, whose heads share the width of the input: [`MultiHead::set_width`] says it.
+    pub(super) fn square(c: &Config<'_>) -> Result<MultiHead> {
+        let heads = c.usize("num_heads")?;
+        if heads == 0 {
+            return Err(c.wrong("num_heads", "a number of heads"));
+        }
+        Ok(MultiHead {
+            heads,
+            value_heads: heads,
+            key_dim: 0,
+            value_dim: 0,
+            use_bias: true,
+            use_gate: false,
+            output_shape: None,
+            axes: None,
+            window: None,
+            dropout: c.f32_or("dropout", 0.0)?,
+            seed: seed(c),
+            regularizer: None,
+            kernel_initializer: c.initializer("kernel", "glorot_uniform")?,
+            bias_initializer: c.initializer("bias", "zeros")?,
+            grouped: false,
+            parts: None,
+        })
+    }
+
+    /// The width that the heads share.
+    pub(super) fn set_width(&mut self, width: usize) -> Result<()> {
+        self.key_dim = width / self.heads;
+        self.value_dim = self.key_dim;
+        if self.key_dim == 0 {
+            return Err(LayersError::Inputs(format!(
+                "a width of {width} does not do for {} heads",
+                self.heads
+            )));
+        }
+        Ok(())
+    }
+
     fn declare(&mut self, scope: &mut Scope<'_>, query: &Fact, value: &Fact, key: &Fact) -> Result<()> {
         let width = |fact: &Fact, what: &str| {
             let last = fact.shape.as_ref().and_then(|s| s.last().copied().flatten());
