@@ -157,7 +157,7 @@ impl LayersModel {
         let mut params = Params::default();
         network.build(&mut Scope::new(&mut params, dialect), &[])?;
         let theano = topology.get("backend").and_then(Value::as_str) == Some("theano");
-        let upgraded = keras1::weights(&network.config, weights, dialect == Dialect::Keras1, theano);
+        let upgraded = keras1::weights(&network, &params, weights, dialect == Dialect::Keras1, theano);
         matching::assign(&network, &mut params, upgraded.as_ref().unwrap_or(weights), options.strict)?;
         if !options.strict {
             params.initialize();

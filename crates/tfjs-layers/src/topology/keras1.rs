@@ -1,12 +1,14 @@
 //! Classes and options of Keras 1 in the words of Keras 2, and its weights in the layout of Keras 2.
 
+use std::{collections::HashMap, ops::Range};
+
 use serde_json::{Map, Value, json};
 use tfjs_format::proto::DataType;
 use tfjs_graph::{Constant, LoadError};
 use tfjs_kernels::Tensor;
 
 use super::LayerConfig;
-use crate::{ModelConfig, StoredWeight, StoredWeights};
+use crate::{Network, Params, StoredWeight, StoredWeights};
 
 /// Classes that changed their names, those of TensorFlow 1.13 too.
 const CLASSES: &[(&str, &str)] = &[
@@ -111,6 +113,15 @@ pub(super) fn upgrade(class: &mut String, config: &mut Map<String, Value>) {
         renamed.insert(key.to_owned(), value);
     }
     *config = renamed;
+    // What a wrapper holds.
+    if let Some(Value::Object(inner)) = config.get_mut("layer")
+        && let Some(mut class) = inner.get("class_name").and_then(Value::as_str).map(str::to_owned)
+        && let Some(Value::Object(options)) = inner.get_mut("config")
+        && !options.contains_key("layers")
+    {
+        upgrade(&mut class, options);
+        inner.insert("class_name".to_owned(), class.into());
+    }
 }
 
 fn initializer(value: Value) -> Value {
@@ -170,9 +181,10 @@ fn merge(class: &mut String, config: &mut Map<String, Value>) {
     *config = out;
 }
 
-/// Weights of a file of Keras 1, or of one written with Theano, in the layout of Keras 2.
+/// Weights of a file of Keras 1, or of one written with Theano, in the layout of Keras 2 and under the names of the layers.
 pub(crate) fn weights(
-    model: &ModelConfig,
+    network: &Network,
+    params: &Params,
     weights: &StoredWeights,
     keras1: bool,
     theano: bool,
@@ -181,12 +193,103 @@ pub(crate) fn weights(
     if !keras1 && !theano {
         return None;
     }
-    let by_name = |name: &str| model.layers.iter().find(|l| l.name == name);
-    let upgraded = layers.iter().map(|(name, stored)| {
-        let own = by_name(name).map_or_else(|| stored.clone(), |l| layer_weights(l, stored, keras1, theano));
-        (name.clone(), own)
+    let places = if keras1 { by_position(network, layers) } else { None };
+    let upgraded = layers.iter().enumerate().map(|(at, (name, stored))| {
+        let place = match &places {
+            Some(places) => places.get(&at).copied(),
+            None => network.config.layers.iter().position(|l| l.name == *name),
+        };
+        let Some(place) = place else { return (name.clone(), stored.clone()) };
+        let layer = &network.config.layers[place];
+        let own = match network.nodes[place].layer.network() {
+            Some(inner) => nested_weights(inner, params, stored, keras1, theano),
+            None => Some(layer_weights(layer, stored, keras1, theano)),
+        };
+        (layer.name.clone(), own.unwrap_or_else(|| stored.clone()))
     });
     Some(StoredWeights::ByLayer(upgraded.collect()))
+}
+
+/// Which layer each entry of a file belongs to, where names do not say: Keras 1 went by the order of the layers that have
+/// weights, and did not write the names of sequential models within others.
+fn by_position(network: &Network, layers: &[(String, Vec<StoredWeight>)]) -> Option<HashMap<usize, usize>> {
+    let filled = || layers.iter().enumerate().filter(|(_, (_, w))| !w.is_empty());
+    if filled().all(|(_, (name, _))| network.config.layers.iter().any(|l| l.name == *name)) {
+        return None;
+    }
+    let places: Vec<usize> =
+        (0..network.nodes.len()).filter(|&i| !network.nodes[i].weights.is_empty()).collect();
+    (filled().count() == places.len()).then(|| filled().map(|(at, _)| at).zip(places).collect())
+}
+
+/// The layers of a model and of those inside it, with their weights.
+fn leaves<'n>(network: &'n Network, out: &mut Vec<(&'n LayerConfig, Range<usize>)>) {
+    for (layer, node) in network.config.layers.iter().zip(&network.nodes) {
+        match node.layer.network() {
+            Some(inner) => leaves(inner, out),
+            None => out.push((layer, node.weights.clone())),
+        }
+    }
+}
+
+/// Weights of a model inside another: those that are trained, layer by layer, then the others, layer by layer. `None` when
+/// there are more or fewer than its layers have.
+fn nested_weights(
+    network: &Network,
+    params: &Params,
+    stored: &[StoredWeight],
+    keras1: bool,
+    theano: bool,
+) -> Option<Vec<StoredWeight>> {
+    let mut all = Vec::new();
+    leaves(network, &mut all);
+    let trained = |i: usize| params.weights[i].trainable;
+    let ids = |of: &Range<usize>, which: bool| {
+        of.clone().filter(|&i| trained(i) == which && !params.weights[i].optional()).collect::<Vec<_>>()
+    };
+    let mut rest = stored;
+    let mut own: Vec<Vec<StoredWeight>> = vec![Vec::new(); all.len()];
+    for which in [true, false] {
+        for ((layer, of), own) in all.iter().zip(&mut own) {
+            let count = ids(of, which).len();
+            if count == 0 {
+                continue;
+            }
+            let parts = if keras1 { parts(layer, rest.first()?) } else { 1 };
+            let (here, others) = rest.split_at_checked(count * parts)?;
+            own.extend_from_slice(here);
+            rest = others;
+        }
+    }
+    let mut found = Vec::new();
+    for ((layer, of), own) in all.iter().zip(&own) {
+        let ids: Vec<usize> = [true, false].into_iter().flat_map(|which| ids(of, which)).collect();
+        let upgraded = if own.is_empty() { Vec::new() } else { layer_weights(layer, own, keras1, theano) };
+        if upgraded.len() != ids.len() {
+            return None;
+        }
+        found.extend(ids.into_iter().zip(upgraded));
+    }
+    // The order in which the weights of the whole are given out.
+    found.sort_by_key(|(i, _)| (!trained(*i), *i));
+    rest.is_empty().then(|| found.into_iter().map(|(_, w)| w).collect())
+}
+
+/// How many arrays Keras 1 stored for one of Keras 2: one for each gate, if it was not told to join them.
+fn parts(layer: &LayerConfig, first: &StoredWeight) -> usize {
+    if let ("TimeDistributed" | "Bidirectional", Some(inner)) =
+        (layer.class_name.as_str(), layer.config.get("layer"))
+    {
+        return LayerConfig::nested(inner, crate::Dialect::Keras1).map_or(1, |inner| parts(&inner, first));
+    }
+    let units = layer.config.get("units").and_then(Value::as_u64);
+    let apart = units.is_some_and(|n| first.value.shape().last().is_some_and(|&d| d as u64 == n));
+    match layer.class_name.as_str() {
+        "LSTM" if apart => 4,
+        "GRU" if apart => 3,
+        "ConvLSTM2D" => 4,
+        _ => 1,
+    }
 }
 
 fn layer_weights(

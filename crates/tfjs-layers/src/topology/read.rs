@@ -60,7 +60,16 @@ fn read_model(model: &Value, dialect: Dialect, place: &str, depth: usize) -> Res
     let name = name.unwrap_or(if kind == ModelKind::Sequential { "sequential" } else { "model" }).to_owned();
     let mut layers = Vec::with_capacity(list.len());
     for (i, value) in list.iter().enumerate() {
-        layers.push(layer(value, dialect, &format!("{place}, layer {i}"), depth + 1)?);
+        let mut layer = layer(value, dialect, &format!("{place}, layer {i}"), depth + 1)?;
+        if let (Dialect::Keras1, Some(inner), None) =
+            (dialect, &mut layer.model, value.pointer("/config/name"))
+            && value.get("name").is_none()
+        {
+            // Keras 1 wrote a sequential model within another as the list of its layers, without its name.
+            layer.name = format!("{}_{}", layer.name, i + 1);
+            inner.name.clone_from(&layer.name);
+        }
+        layers.push(layer);
     }
     let trainable = config.get("trainable").and_then(Value::as_bool).unwrap_or(true);
     let mut model = ModelConfig {
