@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tfjs_format::io::MemorySink;
+use tfjs_graph::Constant;
 use tfjs_kernels::{Tensor, Threads};
 use tfjs_layers::{
     Batch, ClassWeight, Compile, FitOptions, LayersModel, LayersOptions, Loss, Metric, Optimizer,
-    SaveOptions, Validation,
+    SaveOptions, StoredWeight, StoredWeights, Validation,
     build::{BatchNormalization, Dense, Dropout, Embedding, GlobalAveragePooling1D, LSTM, Sequential},
     optimizers::Adam,
 };
@@ -258,6 +259,46 @@ fn data_that_do_not_fit_are_refused_and_change_nothing() {
     assert!(chain(&unknown).contains("mean_squared_error"), "{unknown}");
     let mut fresh = Sequential::new().add(Dense::new(1).input_shape([4])).build(1).unwrap();
     assert!(fresh.train_on_batch(&batch(0)).unwrap_err().to_string().contains("not compiled"));
+}
+
+/// What tf_keras 2.19 predicts with the same weights, which its own files cannot be asked for.
+#[test]
+fn virtual_batches_are_for_training_alone() {
+    let config = json!({"name": "norm", "trainable": true, "axis": [2], "momentum": 0.99, "epsilon": 0.001,
+        "virtual_batch_size": 2});
+    let topology = json!({"class_name": "Sequential", "keras_version": "2.19.0", "config": {"name": "model", "layers": [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [null, 3], "dtype": "float32", "name": "x"}},
+        {"class_name": "BatchNormalization", "config": config}]}});
+    let weight = |name: &str, values: [f32; 3]| {
+        let value = Tensor::new([1, 1, 3], values.to_vec()).unwrap();
+        StoredWeight { name: name.to_owned(), value: Constant::new(value.dtype().to_proto(), value) }
+    };
+    let weights = vec![
+        weight("norm/gamma:0", [1.0, 2.0, 0.5]),
+        weight("norm/beta:0", [0.0, 1.0, -1.0]),
+        weight("norm/moving_mean:0", [0.5, -0.5, 1.0]),
+        weight("norm/moving_variance:0", [1.0, 4.0, 0.25]),
+    ];
+    let stored = StoredWeights::ByLayer(vec![("norm".to_owned(), weights)]);
+    let mut model = LayersModel::new(&topology, &stored, &LayersOptions::default()).unwrap();
+    let expected = [0.4997502, 3.4996877, 0.996012, -0.4997502, 0.50006247, -1.499003];
+    let x = || Tensor::new([2, 3], vec![1f32, 2.0, 3.0, 0.0, -1.0, 0.5]).unwrap();
+    let check = |model: &LayersModel| {
+        let y = model.predict(x()).unwrap();
+        for (got, expected) in y[0].data::<f32>().unwrap().iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-5, "{got} is not {expected}");
+        }
+    };
+    check(&model);
+    let mut sink = MemorySink::default();
+    model.save_to(&mut sink, &SaveOptions { lower: true, ..SaveOptions::default() }).unwrap();
+    let lowered = LayersModel::load(&sink.into_model().unwrap(), &LayersOptions::default()).unwrap();
+    assert!(lowered.weights().all(|(_, w)| w.shape == [3]));
+    check(&lowered);
+    model.compile(Optimizer::sgd(0.1), Loss::MeanSquaredError, [""; 0]).unwrap();
+    let odd = Batch::new(numbers(&[5, 3], 0), numbers(&[5, 3], 1));
+    let message = chain(&model.train_on_batch(&odd).unwrap_err());
+    assert!(message.contains("a batch of 5 cannot be divided by `virtual_batch_size` 2"), "{message}");
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
