@@ -240,7 +240,7 @@ impl<U: Update> Part<'_, U> {
         }
         for i in (0..n).step_by(S::LANES) {
             let len = (n - i).min(S::LANES);
-            let mut w = load(s, &self.weight, i, len);
+            let mut w = load(s, self.weight, i, len);
             let mut slots = [s.zero(); SLOTS];
             for (value, slot) in slots.iter_mut().zip(&self.slots[..U::SLOTS]) {
                 *value = load(s, slot, i, len);
@@ -250,7 +250,7 @@ impl<U: Update> Part<'_, U> {
             }
             // Called in one place, so that it is compiled there, for the vector unit.
             w = step(i, len, w, &mut slots);
-            store(s, &mut self.weight, i, len, w);
+            store(s, self.weight, i, len, w);
             for (value, slot) in slots.iter().zip(&mut self.slots[..U::SLOTS]) {
                 store(s, slot, i, len, *value);
             }
